@@ -1,0 +1,44 @@
+# The recipes that people and CI share. `make run` and `make test` work on a machine that has a Rust toolchain,
+# a C compiler and Python's pip: everything else is fetched.
+
+export PATH := $(CURDIR)/.tools/bin:$(PATH)
+
+.PHONY: run build test check format bench tools train clean
+
+## Serve the shipped models on 127.0.0.1:8080 (LENSGATE__… variables are obeyed; SIGTERM or Ctrl-C ends it)
+run: build
+	@exec target/release/lensgate serve
+
+## Build the gateway
+build: tools
+	cargo build --release --locked --bin lensgate
+
+## Everything that must hold: unit tests, and tests over real HTTP
+test: tools
+	tools/test.sh
+
+## Format and lints
+check: tools
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- --deny warnings
+
+format:
+	cargo fmt
+
+## Measure: the bare loop against HTTP, side by side in one run (needs LENSGATE_FIXTURES)
+bench: tools
+	cargo bench --locked --bench throughput
+
+## Fetch what the build and the gateway need
+tools:
+	@tools/fetch-build-tools.sh
+	@tools/fetch-onnxruntime.sh
+
+## Train model-store/digits anew (takes minutes; the same bytes come out)
+train:
+	python3 -m venv .tools/train
+	.tools/train/bin/pip install --quiet --requirement tools/train_digits/requirements.txt
+	.tools/train/bin/python tools/train_digits/train.py
+
+clean:
+	cargo clean

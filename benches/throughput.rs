@@ -1,0 +1,320 @@
+//! What HTTP costs: the bare loop (decode, preprocess, run, top-k; all cores, no HTTP) against the gateway at 1, 8 and
+//! 32 callers, side by side in one run, round by round, so that a machine that is busy with others harms both alike.
+//!
+//! `make bench`, or `cargo bench --bench throughput -- [rounds] [seconds a measurement] [model]`.
+
+#![expect(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "what fails in a benchmark ends it"
+)]
+
+#[path = "../tests/it/fixture/mod.rs"]
+#[expect(dead_code, reason = "the tests use more of it than a benchmark does")]
+mod fixture;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use fixture::gateway::TestGateway;
+use lensgate::config::Environment;
+use lensgate::domain::picture::{Color, Filter, Layout, PictureSpec, Resize};
+use lensgate::domain::tensor::ElementType;
+use lensgate::model_store::{Content, ModelStore as _};
+use lensgate::models::Opened;
+use lensgate::{app, vision};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+const MODELS: [&str; 2] = ["squeezenet1.1", "mobilenetv2"];
+const CALLERS: [usize; 3] = [1, 8, 32];
+/// Rows and columns of the JPEGs.
+const SIZES: [(u32, u32); 2] = [(375, 500), (960, 1280)];
+
+fn main() {
+    // `cargo bench` adds --bench.
+    let given: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|a| a != "--bench")
+        .collect();
+    let rounds = given
+        .first()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(5);
+    let seconds = given
+        .get(1)
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(2.0);
+    let only = given.get(2);
+    let Some(fixtures) = fixture::fixtures() else {
+        return;
+    };
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    println!("{cores} cores, {rounds} rounds of {seconds} s a figure, medians; pictures a second");
+    println!(
+        "| model | backend | JPEG | bare, 1 thread | bare, {cores} threads | HTTP, 1 caller | 8 callers | 32 callers \
+         | 1 / bare 1 | 8 / bare | 32 / bare | p50 bare 1, ms | p50 HTTP 1, ms |"
+    );
+    println!("|{}", " --- |".repeat(13));
+    for model in MODELS
+        .iter()
+        .filter(|model| only.is_none_or(|only| only == *model))
+    {
+        for backend in ["ort", "tract"] {
+            for size in SIZES {
+                let bench = Bench::open(&fixtures, model, backend, size, cores);
+                bench.row(rounds, Duration::from_secs_f64(seconds));
+            }
+        }
+    }
+}
+
+/// One model on one backend with one picture, open both bare and behind HTTP.
+struct Bench {
+    label: String,
+    route: String,
+    cores: usize,
+    opened: Opened,
+    picture: Vec<u8>,
+    gateway: TestGateway,
+    runtime: tokio::runtime::Runtime,
+    _store: fixture::store::TestStore,
+}
+
+/// Pictures a second, and the median of one picture's milliseconds.
+#[derive(Clone, Copy)]
+struct Figure {
+    per_second: f64,
+    p50_ms: f64,
+}
+
+impl Bench {
+    fn open(
+        fixtures: &Path,
+        model: &str,
+        backend: &str,
+        (height, width): (u32, u32),
+        cores: usize,
+    ) -> Self {
+        let store = fixture::real::store(fixtures, &[model], backend);
+        let config = fixture::gateway::config(store.path(), &[]);
+        let loader = app::loader(&config, app::backends(&config, &Environment::default()));
+        let mut found = app::model_store(&config).scan().expect("a store");
+        let Content::Candidate(candidate) = found.remove(0).versions.remove(0).content else {
+            panic!("{model} is broken")
+        };
+        let (opened, _) = loader.examine(&candidate).expect("a model");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        let gateway = runtime.block_on(TestGateway::start(store.path(), &[]));
+        let photo = fixture::read(fixtures.join("images/cat_meow.jpg"));
+        Self {
+            label: format!("| {model} | {backend} | {width}x{height} |"),
+            route: format!("/v1/models/{model}/classify"),
+            cores,
+            opened,
+            picture: jpeg(&photo, height, width),
+            gateway,
+            runtime,
+            _store: store,
+        }
+    }
+
+    fn row(&self, rounds: usize, time: Duration) {
+        let mut figures: Vec<Vec<Figure>> = vec![Vec::new(); 2 + CALLERS.len()];
+        for _ in 0..rounds {
+            figures[0].push(self.bare(1, time));
+            figures[1].push(self.bare(self.cores, time));
+            for (place, callers) in CALLERS.into_iter().enumerate() {
+                figures[2 + place].push(self.http(callers, time));
+            }
+        }
+        let rate: Vec<f64> = figures
+            .iter()
+            .map(|f| median(f.iter().map(|f| f.per_second)))
+            .collect();
+        // Ratios round by round, then their median: a slow moment of the machine is in both.
+        let ratio = |above: usize, below: usize| {
+            let pairs = figures[above].iter().zip(&figures[below]);
+            median(pairs.map(|(a, b)| a.per_second / b.per_second))
+        };
+        let p50 = |place: usize| median(figures[place].iter().map(|f| f.p50_ms));
+        println!(
+            "{} {:.1} | {:.1} | {:.1} | {:.1} | {:.1} | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} |",
+            self.label,
+            rate[0],
+            rate[1],
+            rate[2],
+            rate[3],
+            rate[4],
+            ratio(2, 0),
+            ratio(3, 1),
+            ratio(4, 1),
+            p50(0),
+            p50(2),
+        );
+    }
+
+    /// The work itself on `threads` threads, as an instance does it.
+    fn bare(&self, threads: usize, time: Duration) -> Figure {
+        let stop = AtomicBool::new(false);
+        let started = Instant::now();
+        let took = std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..threads)
+                .map(|_| {
+                    scope.spawn(|| {
+                        let mut took = Vec::new();
+                        while !stop.load(Ordering::Relaxed) {
+                            let before = Instant::now();
+                            self.classify();
+                            took.push(before.elapsed());
+                        }
+                        took
+                    })
+                })
+                .collect();
+            std::thread::sleep(time);
+            stop.store(true, Ordering::Relaxed);
+            let done = workers
+                .into_iter()
+                .flat_map(|worker| worker.join().expect("a worker"));
+            done.collect::<Vec<_>>()
+        });
+        Figure::of(&took, started.elapsed())
+    }
+
+    fn classify(&self) {
+        let limits = vision::DecodeLimits {
+            max_pixels: 50_000_000,
+        };
+        let opened = &self.opened;
+        let header = vision::read_header(&self.picture, &limits).expect("a header");
+        let picture = opened
+            .preprocessor
+            .decode_for(&self.picture, &header)
+            .expect("a picture");
+        let tensor = opened.preprocessor.tensor(&picture);
+        let raw = opened
+            .session
+            .run(&opened.input.name, &tensor, &opened.output_name)
+            .expect("a run");
+        let scores = vision::scores(raw.data(), 0..raw.data().len(), &opened.output);
+        assert!(!vision::top_k(&scores, 5).is_empty());
+    }
+
+    /// `callers` connections that each send the picture again as soon as it is answered.
+    fn http(&self, callers: usize, time: Duration) -> Figure {
+        let address = self.gateway.base.trim_start_matches("http://").to_owned();
+        let head = format!(
+            "POST {} HTTP/1.1\r\nHost: bench\r\nContent-Type: image/jpeg\r\nContent-Length: {}\r\n\r\n",
+            self.route,
+            self.picture.len()
+        );
+        let request: Arc<Vec<u8>> = Arc::new([head.as_bytes(), &self.picture].concat());
+        let answered = AtomicU64::new(0);
+        let started = Instant::now();
+        let took = self.runtime.block_on(async {
+            let calls = (0..callers).map(|_| {
+                let (address, request, answered) = (&address, Arc::clone(&request), &answered);
+                async move {
+                    let mut stream = TcpStream::connect(address).await.expect("connected");
+                    stream.set_nodelay(true).expect("set");
+                    let mut took = Vec::new();
+                    while started.elapsed() < time {
+                        let before = Instant::now();
+                        stream.write_all(&request).await.expect("sent");
+                        answer(&mut stream).await;
+                        answered.fetch_add(1, Ordering::Relaxed);
+                        took.push(before.elapsed());
+                    }
+                    took
+                }
+            });
+            futures_util::future::join_all(calls).await.concat()
+        });
+        Figure::of(&took, started.elapsed())
+    }
+}
+
+impl Figure {
+    fn of(took: &[Duration], elapsed: Duration) -> Self {
+        let count = u32::try_from(took.len()).expect("a count");
+        Self {
+            per_second: f64::from(count) / elapsed.as_secs_f64(),
+            p50_ms: median(took.iter().map(|took| took.as_secs_f64() * 1e3)),
+        }
+    }
+}
+
+/// Reads one answer, which must be a 200 with a length.
+async fn answer(stream: &mut TcpStream) {
+    let mut read = Vec::with_capacity(2048);
+    loop {
+        assert!(
+            stream.read_buf(&mut read).await.expect("an answer") > 0,
+            "closed"
+        );
+        let text = String::from_utf8_lossy(&read);
+        let Some(end) = text.find("\r\n\r\n") else {
+            continue;
+        };
+        assert!(text.starts_with("HTTP/1.1 200"), "{text}");
+        let length = text[..end]
+            .lines()
+            .find_map(|line| line.strip_prefix("content-length: "))
+            .and_then(|length| length.parse::<usize>().ok())
+            .expect("a length");
+        if read.len() >= end + 4 + length {
+            return;
+        }
+    }
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// The photo at another size, as a JPEG of usual quality.
+fn jpeg(photo: &[u8], height: u32, width: u32) -> Vec<u8> {
+    let limits = vision::DecodeLimits {
+        max_pixels: 50_000_000,
+    };
+    let header = vision::read_header(photo, &limits).expect("a header");
+    let picture = vision::decode(photo, &header).expect("a picture");
+    let spec = PictureSpec {
+        layout: Layout::Nhwc,
+        element: ElementType::Uint8,
+        height,
+        width,
+        color: Color::Rgb,
+        resize: Resize::Stretch { height, width },
+        center_crop: false,
+        filter: Filter::Bicubic,
+        scale: 1.0,
+        mean: vec![0.0; 3],
+        std: vec![1.0; 3],
+        fast_decode: false,
+    };
+    let pixels = vision::Preprocessor::new(&spec)
+        .expect("a spec")
+        .pixels(&picture);
+    let side = |n: u32| usize::try_from(n).expect("a side");
+    let image = turbojpeg::Image {
+        pixels: pixels.as_slice(),
+        width: side(width),
+        pitch: side(width) * 3,
+        height: side(height),
+        format: turbojpeg::PixelFormat::RGB,
+    };
+    turbojpeg::compress(image, 90, turbojpeg::Subsamp::Sub2x2)
+        .expect("a JPEG")
+        .to_vec()
+}

@@ -1,0 +1,195 @@
+//! `GET /v1/models`: what is served, and what is not and why.
+
+use poem_openapi::param::Path;
+use poem_openapi::payload::Json;
+use poem_openapi::{Object, OpenApi};
+
+use super::classify::RolloutView;
+use crate::api::DataPlane;
+use crate::api::problem::ApiError;
+use crate::domain::error::ErrorKind;
+use crate::domain::ids::{ModelId, VersionNumber};
+use crate::domain::picture::{Color, Layout};
+use crate::models::{CatalogHandle, InputView, ModelEntry, VersionEntry};
+
+/// What is served.
+pub struct ModelsApi {
+    catalog: CatalogHandle,
+}
+
+/// All models that the caller may use.
+#[derive(Object)]
+struct ModelsView {
+    /// In the order of their ids.
+    models: Vec<ModelView>,
+}
+
+/// One model.
+#[derive(Object)]
+struct ModelView {
+    /// Its id.
+    id: String,
+    /// Its name for people.
+    title: Option<String>,
+    /// What it is for.
+    description: Option<String>,
+    /// How its traffic is shared between its versions.
+    rollout: RolloutView,
+    /// Its versions in rising order.
+    versions: Vec<VersionView>,
+    /// The classes of the version that a request gets now, in output order; only for a single model.
+    #[oai(skip_serializing_if_is_none)]
+    labels: Option<Vec<String>>,
+}
+
+/// One version.
+#[derive(Object)]
+struct VersionView {
+    /// Its number.
+    version: u64,
+    /// `waiting`, `loading`, `live`, `failed` or `unloaded`.
+    state: String,
+    /// SHA-256 of its model file.
+    digest: Option<String>,
+    /// What executes it: `ort` or `tract`.
+    backend: Option<String>,
+    /// The execution providers that were really used, in order.
+    providers: Vec<String>,
+    /// Why it failed.
+    reason: Option<String>,
+    /// What it takes.
+    input: Option<InputDescription>,
+    /// The number of classes.
+    labels_count: Option<usize>,
+    /// Whether classes are named by their index alone.
+    unlabelled: bool,
+    /// Movable names of this version.
+    aliases: Vec<String>,
+}
+
+/// What a version takes.
+#[derive(Object)]
+struct InputDescription {
+    /// The graph's input.
+    name: String,
+    /// `float32`, `float16`, `uint8` or `int8`.
+    element: String,
+    /// `NCHW` or `NHWC`.
+    layout: String,
+    /// The extent of each axis, `null` where it is open.
+    shape: Vec<Option<u64>>,
+    /// Rows and columns of the picture that the graph sees.
+    size: Vec<u32>,
+    /// `rgb`, `bgr` or `gray`.
+    color: String,
+}
+
+impl ModelsApi {
+    pub(in crate::api) fn new(plane: &DataPlane) -> Self {
+        Self {
+            catalog: plane.catalog.clone(),
+        }
+    }
+}
+
+#[OpenApi(prefix_path = "/v1/models")]
+impl ModelsApi {
+    /// All models
+    #[oai(path = "/", method = "get")]
+    async fn list(&self) -> Result<Json<ModelsView>, ApiError> {
+        let catalog = self.catalog.load();
+        Ok(Json(ModelsView {
+            models: catalog.models.values().map(|m| ModelView::of(m)).collect(),
+        }))
+    }
+
+    /// One model, with its labels
+    #[oai(path = "/:model", method = "get")]
+    async fn get(&self, model: Path<String>) -> Result<Json<ModelView>, ApiError> {
+        let catalog = self.catalog.load();
+        let entry = model
+            .parse::<ModelId>()
+            .ok()
+            .and_then(|id| catalog.models.get(&id));
+        let entry = entry.ok_or_else(|| {
+            ApiError::new(
+                ErrorKind::ModelNotFound,
+                format!("there is no model {:?}", model.0),
+            )
+        })?;
+        let current = entry
+            .rollout
+            .assign(entry.live().map(|version| version.number));
+        let labels = current
+            .and_then(|number| entry.versions.get(&number)?.loaded.as_ref())
+            .map(|version| version.labels.to_vec());
+        Ok(Json(ModelView {
+            labels,
+            ..ModelView::of(entry)
+        }))
+    }
+}
+
+impl ModelView {
+    fn of(entry: &ModelEntry) -> Self {
+        Self {
+            id: entry.id.to_string(),
+            title: entry.title.clone(),
+            description: entry.description.clone(),
+            rollout: RolloutView::of(&entry.rollout),
+            versions: entry
+                .versions
+                .iter()
+                .map(|(n, v)| VersionView::of(*n, v))
+                .collect(),
+            labels: None,
+        }
+    }
+}
+
+impl VersionView {
+    fn of(number: VersionNumber, entry: &VersionEntry) -> Self {
+        let loaded = entry.loaded.as_ref();
+        Self {
+            version: number.get(),
+            state: entry.state.as_str().to_owned(),
+            digest: entry.digest.map(|digest| digest.to_string()),
+            backend: loaded.map(|version| version.backend.to_owned()),
+            providers: loaded
+                .map(|version| version.providers.clone())
+                .unwrap_or_default(),
+            reason: entry.reason.clone(),
+            input: loaded.map(|version| InputDescription::of(&version.input)),
+            labels_count: loaded.map(|version| version.labels.len()),
+            unlabelled: loaded.is_some_and(|version| version.unlabelled),
+            aliases: Vec::new(),
+        }
+    }
+}
+
+impl InputDescription {
+    fn of(input: &InputView) -> Self {
+        let spec = &input.spec;
+        let layout = match spec.layout {
+            Layout::Nchw => "NCHW",
+            Layout::Nhwc => "NHWC",
+        };
+        let color = match spec.color {
+            Color::Rgb => "rgb",
+            Color::Bgr => "bgr",
+            Color::Gray => "gray",
+        };
+        Self {
+            name: input.name.clone(),
+            element: spec.element.to_string(),
+            layout: layout.to_owned(),
+            shape: input
+                .shape
+                .iter()
+                .map(|axis| axis.and_then(|n| n.try_into().ok()))
+                .collect(),
+            size: vec![spec.height, spec.width],
+            color: color.to_owned(),
+        }
+    }
+}

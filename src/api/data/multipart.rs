@@ -1,0 +1,111 @@
+//! Pictures out of a multipart body, part by part as it streams.
+
+use bytes::BytesMut;
+use multer::{Field, Multipart};
+
+use super::body::{BodyLimits, CountedBody};
+use super::classify::Received;
+use crate::api::problem::ApiError;
+use crate::domain::error::ErrorKind;
+
+/// The pictures of a multipart body, in order. A part over `limits.image` is kept as its error.
+pub(super) async fn read(
+    body: CountedBody,
+    boundary: &str,
+    fields: &[&str],
+    limits: BodyLimits,
+) -> Result<Vec<Received>, ApiError> {
+    let mut multipart = Multipart::new(body.pieces(), boundary);
+    let mut pictures = Vec::new();
+    let mut others = Vec::new();
+    while let Some(mut field) = multipart.next_field().await.map_err(refusal)? {
+        let name = field.name().unwrap_or_default().to_owned();
+        if !fields.contains(&name.as_str()) {
+            // Read to its end, so that the next part is found; nothing of it is kept.
+            while field.chunk().await.map_err(refusal)?.is_some() {}
+            others.push(name);
+            continue;
+        }
+        if u64::try_from(pictures.len()).unwrap_or(u64::MAX) >= limits.images {
+            return Err(too_many(limits.images));
+        }
+        let filename = field.file_name().map(str::to_owned);
+        let bytes = part(&mut field, limits.image).await.map_err(refusal)?;
+        pictures.push(Received { filename, bytes });
+    }
+    if pictures.is_empty() {
+        return Err(no_picture(fields, &others));
+    }
+    Ok(pictures)
+}
+
+/// One part's bytes, or why it is refused; in either case it is read to its end.
+async fn part(
+    field: &mut Field<'_>,
+    limit: u64,
+) -> Result<Result<bytes::Bytes, ApiError>, multer::Error> {
+    let mut read = BytesMut::new();
+    let mut length: u64 = 0;
+    while let Some(piece) = field.chunk().await? {
+        length = length.saturating_add(u64::try_from(piece.len()).unwrap_or(u64::MAX));
+        if length <= limit {
+            read.extend_from_slice(&piece);
+        } else {
+            read = BytesMut::new();
+        }
+    }
+    Ok(if length > limit {
+        Err(ApiError::new(
+            ErrorKind::PayloadTooLarge,
+            format!("the picture has {length} bytes; allowed are {limit}"),
+        ))
+    } else {
+        Ok(read.freeze())
+    })
+}
+
+/// More pictures than one request may bring.
+pub(super) fn too_many(limit: u64) -> ApiError {
+    if limit == 1 {
+        return ApiError::new(
+            ErrorKind::BadRequest,
+            "the request holds several pictures; batch-classify takes several",
+        );
+    }
+    ApiError::new(
+        ErrorKind::BatchTooLarge,
+        format!("the request holds more than the {limit} pictures that are allowed"),
+    )
+}
+
+fn no_picture(fields: &[&str], others: &[String]) -> ApiError {
+    let wanted = fields.first().copied().unwrap_or_default();
+    let found = if others.is_empty() {
+        "none".to_owned()
+    } else {
+        others.join(", ")
+    };
+    ApiError::new(
+        ErrorKind::MissingImage,
+        format!("the form has no field `{wanted}`; its fields are: {found}"),
+    )
+}
+
+/// A refusal of ours that came through the stream, or what multer found wrong.
+fn refusal(error: multer::Error) -> ApiError {
+    let reason = match error {
+        multer::Error::StreamReadFailed(cause) => match cause.downcast::<ApiError>() {
+            Ok(refusal) => return *refusal,
+            Err(_) => "it cannot be read",
+        },
+        multer::Error::IncompleteStream
+        | multer::Error::IncompleteFieldData { .. }
+        | multer::Error::IncompleteHeaders => "it ends before its closing boundary",
+        multer::Error::ReadHeaderFailed(_) => "a part's headers cannot be read",
+        _ => "its parts cannot be told apart",
+    };
+    ApiError::new(
+        ErrorKind::BadRequest,
+        format!("the multipart body is malformed: {reason}"),
+    )
+}

@@ -1,0 +1,197 @@
+//! One request: from hyper's head and body to the poem endpoint, and its answer back, whatever the endpoint does.
+//! Called by hyper, for each request of a connection. Must not know routes, but for `/health`.
+
+use std::{any::Any, convert::Infallible, net::SocketAddr, panic::AssertUnwindSafe, sync::Arc};
+
+use futures_util::FutureExt;
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header, request, uri::Scheme};
+use hyper::body::{Body as _, Incoming};
+use poem::{
+    Addr, Body, Endpoint, RequestParts, Response,
+    web::{LocalAddr, RemoteAddr},
+};
+use uuid::Uuid;
+
+use super::{
+    Server,
+    body::{AnswerBody, Drain, Progress, SharedTally, TimedBody},
+    problem::{INTERNAL, OVERLOADED, SLOW_BODY, X_REQUEST_ID},
+    watch::{InFlight, Watch},
+};
+
+/// The gateway's own id of a request (`UUIDv7`), an extension of every request that reaches an endpoint.
+///
+/// `X-Request-Id` carries it on every answer that has none yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RequestId(pub Uuid);
+
+/// What the requests of one connection have in common.
+pub(super) struct Service {
+    pub(super) server: Arc<Server>,
+    pub(super) watch: Arc<Watch>,
+    pub(super) local: SocketAddr,
+    pub(super) remote: SocketAddr,
+    pub(super) scheme: Scheme,
+    pub(super) reserved: bool,
+    pub(super) http1: bool,
+}
+
+impl Service {
+    /// Must note the request before the future is first polled: until then the connection counts as reading a head.
+    pub(super) fn call(
+        self: &Arc<Self>,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Result<http::Response<AnswerBody>, Infallible>> + Send + use<> {
+        let in_flight = self.watch.begin();
+        let service = Arc::clone(self);
+        async move { Ok(service.answer(request, in_flight).await) }
+    }
+
+    async fn answer(
+        &self,
+        request: Request<Incoming>,
+        in_flight: InFlight,
+    ) -> http::Response<AnswerBody> {
+        let id = Uuid::now_v7();
+        let head_only = request.method() == Method::HEAD;
+        let expects = expects_continue(request.headers());
+        let (parts, incoming) = request.into_parts();
+        let tally = SharedTally::default();
+        let body = if incoming.is_end_stream() {
+            tally.get().progress = Progress::Finished;
+            Body::empty()
+        } else {
+            let timed = TimedBody::new(incoming, tally.clone(), &self.server.config);
+            Body::from(http_body_util::combinators::BoxBody::new(timed))
+        };
+        let mut response = if self.reserved && !is_health(parts.uri.path()) {
+            drop(body);
+            OVERLOADED.response(id)
+        } else {
+            self.run(parts, body, id).await
+        };
+        let failed = response.status().is_client_error() || response.status().is_server_error();
+        if tally.get().progress == Progress::TooSlow
+            && failed
+            && response.status() != StatusCode::REQUEST_TIMEOUT
+        {
+            // Whatever the endpoint took the error for: this is what it was.
+            response = SLOW_BODY.response(id);
+        }
+        if !response.headers().contains_key(X_REQUEST_ID)
+            && let Ok(value) = HeaderValue::try_from(id.to_string())
+        {
+            response.headers_mut().insert(X_REQUEST_ID, value);
+        }
+        self.settle(&mut response, &tally, expects);
+        let mut response = http::Response::from(response);
+        if head_only {
+            strip_body(&mut response);
+        }
+        response.map(|body| AnswerBody::new(body, in_flight))
+    }
+
+    /// Asks the endpoint, and survives it.
+    async fn run(&self, mut parts: request::Parts, body: Body, id: Uuid) -> Response {
+        if parts.method == Method::HEAD {
+            parts.method = Method::GET;
+        }
+        parts.extensions.insert(RequestId(id));
+        let local = LocalAddr(Addr::SocketAddr(self.local));
+        let remote = RemoteAddr(Addr::SocketAddr(self.remote));
+        let parts = RequestParts::from((parts, local, remote, self.scheme.clone()));
+        let request = poem::Request::from_parts(parts, body);
+        match AssertUnwindSafe(self.server.endpoint.get_response(request))
+            .catch_unwind()
+            .await
+        {
+            Ok(response) => response,
+            Err(payload) => {
+                tracing::error!(request_id = %id, panic = panic_message(&*payload), "handler panicked");
+                INTERNAL.response(id)
+            }
+        }
+    }
+
+    /// Decides what happens to an unread body and, with it, to the connection. A client that is cut off while it
+    /// sends never sees its answer, so a bounded rest is taken from it first.
+    fn settle(&self, response: &mut Response, tally: &SharedTally, expects: bool) {
+        if !self.http1 {
+            // The streams of HTTP/2 do not stand in each other's way: hyper resets the one.
+            if self.reserved {
+                self.watch.finish();
+            }
+            return;
+        }
+        let config = &self.server.config;
+        let mut tally = tally.get();
+        let rest = tally
+            .rest
+            .take()
+            .filter(|_| tally.progress == Progress::Open);
+        let mut linger = matches!(tally.progress, Progress::Broken | Progress::TooSlow);
+        let mut close =
+            self.reserved || self.server.stop.is_cancelled() || linger || says_close(response);
+        if let Some(rest) = rest {
+            let short = rest
+                .size_hint()
+                .exact()
+                .is_some_and(|length| length <= config.linger_bytes);
+            if expects && !tally.polled {
+                // It waits for our go-ahead, and the answer says that there is none.
+                close = true;
+            } else if short && !close {
+                self.watch.drain(Drain::new(rest, config));
+            } else {
+                (close, linger) = (true, true);
+            }
+        }
+        if close {
+            response
+                .headers_mut()
+                .insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        if linger {
+            self.watch.linger();
+        }
+    }
+}
+
+fn is_health(path: &str) -> bool {
+    path == "/health" || path.starts_with("/health/")
+}
+
+fn expects_continue(headers: &HeaderMap) -> bool {
+    headers
+        .get(header::EXPECT)
+        .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+}
+
+fn says_close(response: &Response) -> bool {
+    let value = response
+        .headers()
+        .get(header::CONNECTION)
+        .map(HeaderValue::as_bytes);
+    value.is_some_and(|value| value.eq_ignore_ascii_case(b"close"))
+}
+
+/// The answer to a HEAD: that of the GET, its length included, without the body. hyper does it for HTTP/1 only.
+fn strip_body(
+    response: &mut http::Response<
+        http_body_util::combinators::BoxBody<bytes::Bytes, std::io::Error>,
+    >,
+) {
+    if let Some(length) = response.body().size_hint().exact() {
+        response
+            .headers_mut()
+            .entry(header::CONTENT_LENGTH)
+            .or_insert_with(|| length.into());
+    }
+    *response.body_mut() = Body::empty().into();
+}
+
+fn panic_message(payload: &(dyn Any + Send)) -> &str {
+    let text = payload.downcast_ref::<&str>().copied();
+    text.or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("unknown")
+}

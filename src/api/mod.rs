@@ -1,0 +1,134 @@
+//! HTTP: the route table, the error table and the translation between the wire and the use cases.
+//!
+//! Built by `app`, driven by [`listener`]. Decides nothing about models, pictures or callers.
+
+use std::sync::Arc;
+
+use poem::endpoint::BoxEndpoint;
+use poem::http::header;
+use poem::{Endpoint, EndpointExt as _, Request, Response, Route, endpoint::make_sync};
+use poem_openapi::OpenApiService;
+
+use crate::classify::Classifier;
+use crate::config::LimitsConfig;
+use crate::domain::ids::ModelId;
+use crate::models::CatalogHandle;
+
+mod allow;
+pub mod data;
+pub mod listener;
+pub mod problem;
+
+use allow::AllowTable;
+
+/// What the data plane needs.
+#[derive(Clone)]
+pub struct DataPlane {
+    /// The use case.
+    pub classifier: Arc<Classifier>,
+    /// What is servable.
+    pub catalog: CatalogHandle,
+    /// Sizes.
+    pub limits: LimitsConfig,
+    /// Models without which the gateway is not ready.
+    pub required_models: Vec<ModelId>,
+}
+
+impl listener::RequestId {
+    /// The request's id; a new one where no listener has given it one.
+    #[must_use]
+    pub fn of(request: &Request) -> Self {
+        request
+            .extensions()
+            .get()
+            .copied()
+            .unwrap_or_else(|| Self(uuid::Uuid::now_v7()))
+    }
+}
+
+impl std::fmt::Display for listener::RequestId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+type DataApis = (data::ClassifyApi, data::ModelsApi, data::HealthApi);
+
+fn data_service(plane: &DataPlane) -> OpenApiService<DataApis, ()> {
+    let apis = (
+        data::ClassifyApi::new(plane),
+        data::ModelsApi::new(plane),
+        data::HealthApi::new(plane),
+    );
+    OpenApiService::new(apis, "Lensgate data plane", env!("CARGO_PKG_VERSION"))
+        .description("Classify pictures with the models of this gateway.")
+        .license(poem_openapi::LicenseObject::new("Apache-2.0"))
+}
+
+/// The data plane's OpenAPI document, JSON.
+#[must_use]
+pub fn data_document(plane: &DataPlane) -> String {
+    data_service(plane).spec()
+}
+
+/// Every route of the data plane, with the error table around them.
+#[must_use]
+pub fn data_routes(plane: &DataPlane) -> BoxEndpoint<'static, Response> {
+    let service = data_service(plane);
+    let document = service.spec();
+    let allow = Arc::new(AllowTable::of(&document));
+    let docs = static_page("text/html; charset=utf-8", service.swagger_ui_html());
+    Route::new()
+        .nest("/", service)
+        .at("/docs", poem::get(docs))
+        .at(
+            "/openapi.json",
+            poem::get(static_page("application/json", document)),
+        )
+        .around(move |endpoint, request| {
+            let allow = Arc::clone(&allow);
+            async move { answer(&*endpoint, request, &allow).await }
+        })
+        .boxed()
+}
+
+/// Calls the endpoint; whatever fails becomes a problem document here, and nowhere else.
+async fn answer<E>(endpoint: &E, request: Request, allow: &AllowTable) -> poem::Result<Response>
+where
+    E: Endpoint<Output = Response>,
+{
+    let id = listener::RequestId::of(&request);
+    let method = request.method().clone();
+    let path = request.uri().path().to_owned();
+    let response = match endpoint.call(request).await {
+        Ok(response) => response,
+        Err(error) => {
+            let mut response = problem::response(error, id);
+            if response.status() == poem::http::StatusCode::METHOD_NOT_ALLOWED {
+                let methods = allow.methods(&path);
+                if let Ok(value) = methods.parse() {
+                    response.headers_mut().insert(header::ALLOW, value);
+                }
+            }
+            response
+        }
+    };
+    tracing::debug!(
+        request_id = %id,
+        %method,
+        path,
+        status = response.status().as_u16(),
+        "answered"
+    );
+    Ok(response)
+}
+
+/// An answer that never changes, shared and not copied.
+fn static_page(content_type: &'static str, text: String) -> impl Endpoint<Output = Response> {
+    let body = bytes::Bytes::from(text);
+    make_sync(move |_| {
+        Response::builder()
+            .content_type(content_type)
+            .body(body.clone())
+    })
+}

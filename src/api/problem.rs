@@ -1,0 +1,280 @@
+//! The one error table: kind → status and title; and the one body that every failure has (RFC 9457).
+
+use std::time::Duration;
+
+use poem::Response;
+use poem::error::{MethodNotAllowedError, NotFoundError, ResponseError};
+use poem::http::{HeaderValue, StatusCode, header};
+use poem_openapi::registry::{MetaMediaType, MetaResponse, MetaResponses, MetaSchemaRef, Registry};
+use poem_openapi::types::{ToJSON as _, Type as _};
+use poem_openapi::{ApiResponse, Object};
+
+use super::listener::{BodyTimeout, RequestId};
+use crate::classify::ClassifyError;
+use crate::domain::error::ErrorKind;
+
+/// The media type of every failure's body.
+pub const CONTENT_TYPE: &str = "application/problem+json";
+
+/// A failure, as RFC 9457 words it.
+#[derive(Clone, Debug, Object)]
+pub struct Problem {
+    /// A name for this kind of failure, `urn:lensgate:problem:<code>`.
+    #[oai(rename = "type")]
+    pub type_: String,
+    /// The kind of failure for people.
+    pub title: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// What was wrong with this request, and what is allowed.
+    pub detail: String,
+    /// The kind of failure for programs.
+    pub code: String,
+    /// The request's id, also in the header `X-Request-Id`.
+    pub request_id: String,
+}
+
+/// Status and title of a kind.
+#[must_use]
+pub fn status_of(kind: ErrorKind) -> (StatusCode, &'static str) {
+    match kind {
+        ErrorKind::BadRequest => (StatusCode::BAD_REQUEST, "The request is malformed"),
+        ErrorKind::MissingImage => (StatusCode::BAD_REQUEST, "The request holds no picture"),
+        ErrorKind::NotFound => (StatusCode::NOT_FOUND, "There is no such route"),
+        ErrorKind::ModelNotFound => (StatusCode::NOT_FOUND, "There is no such model"),
+        ErrorKind::VersionNotFound => (StatusCode::NOT_FOUND, "There is no such version"),
+        ErrorKind::MethodNotAllowed => (
+            StatusCode::METHOD_NOT_ALLOWED,
+            "The route does not take this method",
+        ),
+        ErrorKind::RequestTimeout => (
+            StatusCode::REQUEST_TIMEOUT,
+            "The request did not arrive in time",
+        ),
+        ErrorKind::PayloadTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "Too many bytes"),
+        ErrorKind::BatchTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "Too many pictures"),
+        ErrorKind::UnsupportedMediaType => (
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "Not a format that is served",
+        ),
+        ErrorKind::UndecodableImage => (
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "The picture cannot be decoded",
+        ),
+        ErrorKind::ImageTooLarge => (
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "The picture has too many pixels",
+        ),
+        ErrorKind::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "A failure of ours"),
+        ErrorKind::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, "Too much to do right now"),
+        ErrorKind::ModelUnavailable => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "The model cannot answer right now",
+        ),
+        ErrorKind::Draining => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "The gateway is shutting down",
+        ),
+        ErrorKind::DeadlineExceeded => (StatusCode::GATEWAY_TIMEOUT, "The time was over"),
+    }
+}
+
+/// A failure on its way to the door.
+#[derive(Debug, thiserror::Error)]
+#[error("{detail}")]
+pub struct ApiError {
+    kind: ErrorKind,
+    detail: String,
+    retry_after: Option<Duration>,
+    /// What is logged and never shown.
+    cause: Option<String>,
+}
+
+impl ApiError {
+    /// A failure of `kind`; `detail` is for the caller.
+    pub fn new(kind: ErrorKind, detail: impl Into<String>) -> Self {
+        Self {
+            kind,
+            detail: detail.into(),
+            retry_after: None,
+            cause: None,
+        }
+    }
+
+    /// The kind.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    /// When the caller should try again.
+    #[must_use]
+    pub fn retry_after(mut self, after: Duration) -> Self {
+        self.retry_after = Some(after);
+        self
+    }
+
+    /// The body; an internal cause is logged here, once.
+    #[must_use]
+    pub fn problem(&self, id: RequestId) -> Problem {
+        let (status, title) = status_of(self.kind);
+        if let Some(cause) = &self.cause {
+            tracing::error!(request_id = %id, cause, "request failed");
+        }
+        Problem {
+            type_: format!("urn:lensgate:problem:{}", self.kind.code()),
+            title: title.to_owned(),
+            status: status.as_u16(),
+            detail: self.detail.clone(),
+            code: self.kind.code().to_owned(),
+            request_id: id.to_string(),
+        }
+    }
+
+    fn response(&self, id: RequestId) -> Response {
+        let problem = self.problem(id);
+        let mut response = Response::builder()
+            .status(status_of(self.kind).0)
+            .content_type(CONTENT_TYPE)
+            .body(problem.to_json_string());
+        if let Some(after) = self.retry_after {
+            // Whole seconds, at least one: 0 would invite the crowd back at once.
+            let seconds = after.as_secs_f64().ceil().max(1.0);
+            if let Ok(value) = HeaderValue::from_str(&format!("{seconds:.0}")) {
+                response.headers_mut().insert(header::RETRY_AFTER, value);
+            }
+        }
+        response
+    }
+}
+
+impl ResponseError for ApiError {
+    fn status(&self) -> StatusCode {
+        status_of(self.kind).0
+    }
+}
+
+impl From<ClassifyError> for ApiError {
+    fn from(error: ClassifyError) -> Self {
+        let mut api = Self::new(error.kind(), error.to_string());
+        api.retry_after = error.retry_after();
+        api.cause = match &error {
+            ClassifyError::Engine(cause) => Some(cause.to_string()),
+            _ => None,
+        };
+        api
+    }
+}
+
+/// What a failure inside the framework is to the caller.
+fn translate(error: &poem::Error) -> ApiError {
+    if error.is::<NotFoundError>() {
+        return ApiError::new(
+            ErrorKind::NotFound,
+            "there is no such route; GET /docs lists them",
+        );
+    }
+    if error.is::<MethodNotAllowedError>() {
+        return ApiError::new(
+            ErrorKind::MethodNotAllowed,
+            "the route takes other methods, see the header Allow",
+        );
+    }
+    let kind = match error.status() {
+        StatusCode::NOT_FOUND => ErrorKind::NotFound,
+        StatusCode::METHOD_NOT_ALLOWED => ErrorKind::MethodNotAllowed,
+        StatusCode::REQUEST_TIMEOUT => ErrorKind::RequestTimeout,
+        StatusCode::PAYLOAD_TOO_LARGE => ErrorKind::PayloadTooLarge,
+        StatusCode::UNSUPPORTED_MEDIA_TYPE => ErrorKind::UnsupportedMediaType,
+        status if status.is_client_error() => ErrorKind::BadRequest,
+        _ => ErrorKind::Internal,
+    };
+    if kind == ErrorKind::Internal {
+        let mut internal = ApiError::new(kind, "the request could not be answered");
+        internal.cause = Some(error.to_string());
+        return internal;
+    }
+    ApiError::new(kind, error.to_string())
+}
+
+/// The answer to a request that failed, whoever refused it.
+#[must_use]
+pub fn response(error: poem::Error, id: RequestId) -> Response {
+    match error.downcast::<ApiError>() {
+        Ok(error) => error.response(id),
+        Err(error) => translate(&error).response(id),
+    }
+}
+
+/// A body that could not be read to its end.
+#[must_use]
+pub fn broken_body(error: &std::io::Error) -> ApiError {
+    if BodyTimeout::caused(error) {
+        ApiError::new(ErrorKind::RequestTimeout, "the body did not arrive in time")
+    } else {
+        ApiError::new(
+            ErrorKind::BadRequest,
+            "the body ended before it was complete",
+        )
+    }
+}
+
+impl ApiResponse for ApiError {
+    fn meta() -> MetaResponses {
+        let mut statuses: Vec<u16> = ErrorKind::ALL
+            .iter()
+            .map(|&kind| status_of(kind).0.as_u16())
+            .collect();
+        statuses.sort_unstable();
+        statuses.dedup();
+        let responses = statuses
+            .into_iter()
+            .map(|status| MetaResponse {
+                description: description_of(status),
+                status: Some(status),
+                status_range: None,
+                content: vec![MetaMediaType {
+                    content_type: CONTENT_TYPE,
+                    schema: MetaSchemaRef::Reference(Problem::name().into_owned()),
+                }],
+                headers: vec![],
+            })
+            .collect();
+        MetaResponses { responses }
+    }
+
+    fn register(registry: &mut Registry) {
+        Problem::register(registry);
+    }
+}
+
+fn description_of(status: u16) -> &'static str {
+    match status {
+        400 => "`bad_request`, `missing_image`",
+        404 => "`not_found`, `model_not_found`, `version_not_found`",
+        405 => "`method_not_allowed`",
+        408 => "`request_timeout`",
+        413 => "`payload_too_large` (bytes), `batch_too_large` (pictures)",
+        415 => "`unsupported_media_type`",
+        422 => "`undecodable_image`, `image_too_large` (pixels)",
+        500 => "`internal`",
+        503 => "`overloaded`, `model_unavailable`, `draining`; with `Retry-After`",
+        _ => "`deadline_exceeded`",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_is_named_under_its_status_in_the_document() {
+        for kind in ErrorKind::ALL {
+            let description = description_of(status_of(kind).0.as_u16());
+            assert!(
+                description.contains(&format!("`{}`", kind.code())),
+                "{kind}: {description}"
+            );
+        }
+    }
+}

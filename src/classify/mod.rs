@@ -1,0 +1,343 @@
+//! The use case: a picture in, a label out. One straight line, a step a function.
+//!
+//! Called by `api` and the command line. Knows no HTTP, no database and no backend.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use crate::domain::ids::{Digest, ModelId, VersionNumber};
+use crate::domain::rollout::Rollout;
+use crate::engine::{Done, EngineError, Flow, Job, Prepare, Priority, Timings};
+use crate::models::{Catalog, CatalogHandle, LoadedVersion, ModelEntry};
+use crate::vision::{self, DecodeLimits};
+
+mod budget;
+mod error;
+
+pub use budget::{InflightBudget, Reservation};
+pub use error::ClassifyError;
+
+/// What the classifier needs to know of the settings.
+#[derive(Clone, Debug)]
+pub struct ClassifierConfig {
+    /// The model asked where none is named.
+    pub default_model: Option<ModelId>,
+    /// Pixels of one picture.
+    pub max_image_pixels: u64,
+    /// Bytes of bodies and decoded pixels at the same time.
+    pub max_inflight_bytes: u64,
+    /// Pictures of one batch that are worked on at the same time.
+    pub batch_width: usize,
+}
+
+/// Which model, and which of its versions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// The model's id as the caller wrote it; `None` for the default model.
+    pub model: Option<String>,
+    /// A version or an alias as the caller wrote it; `None` lets the rollout choose.
+    pub version: Option<String>,
+}
+
+/// A model that a request may use, in the catalog that the request keeps to its end.
+#[derive(Clone)]
+pub struct Route {
+    entry: Arc<ModelEntry>,
+    pinned: Option<VersionNumber>,
+    _catalog: Arc<Catalog>,
+}
+
+impl Route {
+    /// The model's id.
+    #[must_use]
+    pub fn model(&self) -> &ModelId {
+        &self.entry.id
+    }
+
+    /// How the model's traffic is shared.
+    #[must_use]
+    pub fn rollout(&self) -> &Rollout {
+        &self.entry.rollout
+    }
+
+    /// The version for one picture.
+    fn assign(&self) -> Result<Arc<LoadedVersion>, ClassifyError> {
+        let number = match self.pinned {
+            Some(number) => Some(number),
+            None => self
+                .entry
+                .rollout
+                .assign(self.entry.live().map(|version| version.number)),
+        };
+        let entry = number.and_then(|number| self.entry.versions.get(&number));
+        entry.and_then(|entry| entry.loaded.clone()).ok_or_else(|| {
+            ClassifyError::ModelUnavailable {
+                model: self.entry.id.clone(),
+                version: self.pinned,
+                state: entry.map(|entry| entry.state),
+            }
+        })
+    }
+}
+
+/// What a caller may choose beside the picture.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Options {
+    /// How many classes are wanted; the default is five, or all where there are fewer.
+    pub top_k: Option<usize>,
+    /// Classes below it are left out of `classes`; the first class is named in any case.
+    pub min_confidence: Option<f32>,
+}
+
+/// One encoded picture, and its bytes' share of the budget.
+pub struct EncodedPicture {
+    /// The file as it came.
+    pub bytes: Bytes,
+    /// What the body it came in holds; given back when its last picture is decoded.
+    pub reservation: Arc<Reservation>,
+}
+
+/// A class and its confidence.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ScoredClass {
+    /// The label, or the decimal index where the model has none.
+    pub class: String,
+    /// The output's index.
+    pub index: usize,
+    /// The confidence, not rounded.
+    pub confidence: f32,
+}
+
+/// The answer for one picture.
+#[derive(Clone, Debug)]
+pub struct Classification {
+    /// The model.
+    pub model: ModelId,
+    /// The version that answered.
+    pub version: VersionNumber,
+    /// SHA-256 of that version's model file.
+    pub digest: Digest,
+    /// The first class.
+    pub best: ScoredClass,
+    /// The first classes, best first, those below `min_confidence` left out.
+    pub classes: Vec<ScoredClass>,
+    /// Where the time went inside the engine.
+    pub timings: Timings,
+    /// From the call to the answer.
+    pub total: Duration,
+}
+
+/// Where the gateway is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Takes requests.
+    Serving,
+    /// Still takes requests, but asks for no more: it will stop soon.
+    Leaving,
+    /// Refuses new requests and finishes the running ones.
+    Draining,
+}
+
+/// Classifies pictures.
+pub struct Classifier {
+    catalog: CatalogHandle,
+    config: ClassifierConfig,
+    budget: InflightBudget,
+    phase: AtomicU8,
+}
+
+impl Classifier {
+    /// A classifier over the catalog.
+    #[must_use]
+    pub fn new(catalog: CatalogHandle, config: ClassifierConfig) -> Self {
+        let budget = InflightBudget::new(config.max_inflight_bytes);
+        Self {
+            catalog,
+            config,
+            budget,
+            phase: AtomicU8::new(Phase::Serving as u8),
+        }
+    }
+
+    /// What bodies and pixels share; bodies reserve as they stream.
+    #[must_use]
+    pub fn budget(&self) -> &InflightBudget {
+        &self.budget
+    }
+
+    /// Pictures of one batch that should be worked on at the same time.
+    #[must_use]
+    pub fn batch_width(&self) -> usize {
+        self.config.batch_width.max(1)
+    }
+
+    /// Where the gateway is in its life.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        match self.phase.load(Ordering::Acquire) {
+            phase if phase == Phase::Serving as u8 => Phase::Serving,
+            phase if phase == Phase::Leaving as u8 => Phase::Leaving,
+            _ => Phase::Draining,
+        }
+    }
+
+    /// Enters a phase; `lifecycle` alone does.
+    pub fn enter(&self, phase: Phase) {
+        self.phase.store(phase as u8, Ordering::Release);
+    }
+
+    /// Finds the model and checks that it could answer; comes before a body is read.
+    ///
+    /// # Errors
+    /// When there is no such model or version, none is live, or the gateway is stopping.
+    pub fn route(&self, target: &Target) -> Result<Route, ClassifyError> {
+        if self.phase() == Phase::Draining {
+            return Err(ClassifyError::Draining);
+        }
+        let catalog = self.catalog.load();
+        let id = match &target.model {
+            Some(name) => name
+                .parse()
+                .map_err(|_| ClassifyError::ModelNotFound(name.clone()))?,
+            None => self.default_model(&catalog)?,
+        };
+        let entry = catalog.models.get(&id).cloned();
+        let entry = entry.ok_or_else(|| ClassifyError::ModelNotFound(id.to_string()))?;
+        let pinned = match &target.version {
+            None => None,
+            Some(name) => {
+                let number = name.parse::<VersionNumber>().ok();
+                let known = number.filter(|number| entry.versions.contains_key(number));
+                Some(known.ok_or_else(|| ClassifyError::VersionNotFound {
+                    model: id.clone(),
+                    version: name.clone(),
+                })?)
+            }
+        };
+        let route = Route {
+            entry,
+            pinned,
+            _catalog: catalog,
+        };
+        route.assign()?;
+        Ok(route)
+    }
+
+    fn default_model(&self, catalog: &Catalog) -> Result<ModelId, ClassifyError> {
+        let mut ids = catalog.models.keys();
+        match (&self.config.default_model, ids.next(), ids.next()) {
+            (Some(id), ..) => Ok(id.clone()),
+            (None, Some(only), None) => Ok(only.clone()),
+            _ => Err(ClassifyError::NoDefaultModel),
+        }
+    }
+
+    /// Refuses options that no answer of this route could meet.
+    ///
+    /// # Errors
+    /// When `top_k` is not 1 to the number of labels, or `min_confidence` not 0 to 1.
+    pub fn check_options(&self, route: &Route, options: &Options) -> Result<(), ClassifyError> {
+        let labels = route.assign()?.labels.len();
+        if let Some(top_k) = options.top_k.filter(|&k| k == 0 || k > labels) {
+            return Err(ClassifyError::TopK { top_k, labels });
+        }
+        match options.min_confidence {
+            Some(least) if !(0.0..=1.0).contains(&least) => Err(ClassifyError::MinConfidence),
+            _ => Ok(()),
+        }
+    }
+
+    /// Classifies one picture on the version that the route gives it; `caller` is whose turn it is when many wait.
+    ///
+    /// # Errors
+    /// When the picture is refused, the version has too much to do, or the time is over.
+    pub async fn classify(
+        &self,
+        route: &Route,
+        picture: EncodedPicture,
+        options: Options,
+        caller: Arc<str>,
+    ) -> Result<Classification, ClassifyError> {
+        let started = Instant::now();
+        let version = route.assign()?;
+        let deadline = started + version.timeout;
+        let done = self.run(&version, picture, Flow(caller), deadline).await?;
+        let raw = done.output.data();
+        let scores = vision::scores(raw, 0..raw.len(), &version.output);
+        let wanted = options.top_k.unwrap_or(5).min(version.labels.len());
+        let mut classes: Vec<ScoredClass> = vision::top_k(&scores, wanted)
+            .into_iter()
+            .filter_map(|(index, confidence)| {
+                let class = version.labels.get(index)?.clone();
+                Some(ScoredClass {
+                    class,
+                    index,
+                    confidence,
+                })
+            })
+            .collect();
+        let best = classes.first().cloned().ok_or(ClassifyError::NoScores)?;
+        if let Some(least) = options.min_confidence {
+            classes.retain(|class| class.confidence >= least);
+        }
+        Ok(Classification {
+            model: version.model.clone(),
+            version: version.number,
+            digest: version.digest,
+            best,
+            classes,
+            timings: done.timings,
+            total: started.elapsed(),
+        })
+    }
+
+    /// Hands the picture to the engine and waits for the scores, the deadline at most.
+    async fn run(
+        &self,
+        version: &LoadedVersion,
+        picture: EncodedPicture,
+        flow: Flow,
+        deadline: Instant,
+    ) -> Result<Done, ClassifyError> {
+        let (reply, outcome) = oneshot::channel();
+        let prepare = self.prepare(version, picture);
+        version.scheduler.submit(Job {
+            prepare,
+            flow,
+            priority: Priority::Normal,
+            deadline,
+            reply,
+        })?;
+        match tokio::time::timeout_at(deadline.into(), outcome).await {
+            Ok(Ok(outcome)) => outcome.map_err(ClassifyError::from),
+            // The instance dropped the reply: its version was stopped with the job inside.
+            Ok(Err(_)) => Err(EngineError::Stopped.into()),
+            Err(_) => Err(ClassifyError::DeadlineExceeded),
+        }
+    }
+
+    /// The work before the session: it runs on the instance's thread.
+    fn prepare(&self, version: &LoadedVersion, picture: EncodedPicture) -> Prepare {
+        let limits = DecodeLimits {
+            max_pixels: self.config.max_image_pixels,
+        };
+        let budget = self.budget.clone();
+        let preprocessor = Arc::clone(&version.preprocessor);
+        Box::new(move || {
+            let EncodedPicture { bytes, reservation } = picture;
+            let header = vision::read_header(&bytes, &limits).map_err(ClassifyError::from)?;
+            let pixels = budget.reserve(header.working_bytes)?;
+            let decoded = preprocessor
+                .decode_for(&bytes, &header)
+                .map_err(ClassifyError::from)?;
+            drop((bytes, reservation));
+            let tensor = preprocessor.tensor(&decoded);
+            drop((decoded, pixels));
+            Ok(tensor)
+        })
+    }
+}

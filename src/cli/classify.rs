@@ -1,0 +1,176 @@
+//! `lensgate classify`: a picture in, a label out, without a server.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+use serde_json::json;
+
+use crate::config::{Config, Environment};
+use crate::domain::ids::{ModelId, VersionNumber};
+use crate::model_store::{Candidate, Content, FoundModel, ModelStore as _};
+use crate::models::Opened;
+use crate::{app, vision};
+
+#[derive(Args, Debug)]
+pub(super) struct ClassifyArgs {
+    /// The model; without it the default model, or the only one
+    #[arg(long)]
+    model: Option<String>,
+    /// The version; without it the highest that can be loaded
+    #[arg(long)]
+    version: Option<VersionNumber>,
+    /// How many classes are shown
+    #[arg(long, default_value_t = 5)]
+    top_k: usize,
+    /// Print one JSON object a picture
+    #[arg(long)]
+    json: bool,
+    /// Pictures
+    #[arg(required = true)]
+    pictures: Vec<PathBuf>,
+}
+
+pub(super) fn run(
+    args: &ClassifyArgs,
+    settings: &Config,
+    environment: &Environment,
+) -> anyhow::Result<ExitCode> {
+    let model = find(args, settings)?;
+    let loader = app::loader(settings, app::backends(settings, environment));
+    let mut reason = format!("model {} has no such version", model.id);
+    for version in model.versions.iter().rev() {
+        if args.version.is_some_and(|wanted| wanted != version.number) {
+            continue;
+        }
+        match &version.content {
+            Content::Candidate(candidate) => match loader.examine(candidate) {
+                Ok((opened, _)) => return classify_all(args, settings, candidate, &opened),
+                Err(error) => reason = format!("version {}: {error}", version.number),
+            },
+            Content::Broken { reason: why, .. } => {
+                reason = format!("version {}: {why}", version.number);
+            }
+            Content::NotSelected => {}
+        }
+    }
+    bail!("no version of model {} can be used: {reason}", model.id)
+}
+
+fn find(args: &ClassifyArgs, settings: &Config) -> anyhow::Result<FoundModel> {
+    let store = app::model_store(settings);
+    match args.model.as_ref().or(settings.default_model.as_ref()) {
+        Some(name) => {
+            let id: ModelId = name.parse().with_context(|| format!("{name:?}"))?;
+            store.find(&id)?.with_context(|| {
+                format!(
+                    "there is no model {id} in {}",
+                    settings.model_store.folder().display()
+                )
+            })
+        }
+        None => match <[FoundModel; 1]>::try_from(store.scan()?) {
+            Ok([only]) => Ok(only),
+            Err(several) => {
+                let ids: Vec<&str> = several.iter().map(|model| model.id.as_str()).collect();
+                bail!("--model is needed; there are: {}", ids.join(", "))
+            }
+        },
+    }
+}
+
+fn classify_all(
+    args: &ClassifyArgs,
+    settings: &Config,
+    candidate: &Candidate,
+    opened: &Opened,
+) -> anyhow::Result<ExitCode> {
+    if args.top_k == 0 || args.top_k > opened.classes {
+        bail!(
+            "--top-k is {}; allowed is 1 to {}",
+            args.top_k,
+            opened.classes
+        );
+    }
+    let mut failed = false;
+    for path in &args.pictures {
+        let name = path.display();
+        match classify(path, args.top_k, settings, opened) {
+            Ok(classes) if args.json => {
+                let best = classes.first();
+                let line = json!({
+                    "picture": name.to_string(),
+                    "model": candidate.model.as_str(),
+                    "version": candidate.number.get(),
+                    "digest": candidate.digest.to_string(),
+                    "backend": opened.backend,
+                    "class": best.map(|class| class.0.as_str()),
+                    "confidence": best.map(|class| class.2),
+                    "classes": classes.iter().map(|(class, index, confidence)| {
+                        json!({"class": class, "index": index, "confidence": confidence})
+                    }).collect::<Vec<_>>(),
+                });
+                super::say(line);
+            }
+            Ok(classes) => {
+                let (model, version) = (&candidate.model, candidate.number);
+                super::say(format_args!(
+                    "{name}  ({model} version {version}, {})",
+                    opened.backend
+                ));
+                for (class, index, confidence) in classes {
+                    super::say(format_args!(
+                        "  {:>8.4} %  {index:>5}  {class}",
+                        confidence * 100.0
+                    ));
+                }
+            }
+            Err(error) => {
+                failed = true;
+                if args.json {
+                    super::say(json!({"picture": name.to_string(), "error": format!("{error:#}")}));
+                } else {
+                    eprintln!("{name}: {error:#}");
+                }
+            }
+        }
+    }
+    Ok(if failed {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+/// Label, index and confidence of the first `top_k` classes.
+fn classify(
+    path: &Path,
+    top_k: usize,
+    settings: &Config,
+    opened: &Opened,
+) -> anyhow::Result<Vec<(String, usize, f32)>> {
+    let found = std::fs::metadata(path).context("cannot be read")?;
+    if found.len() > settings.limits.max_image_bytes {
+        bail!(
+            "has {} bytes; allowed are {}",
+            found.len(),
+            settings.limits.max_image_bytes
+        );
+    }
+    let bytes = std::fs::read(path).context("cannot be read")?;
+    let limits = vision::DecodeLimits {
+        max_pixels: settings.limits.max_image_pixels,
+    };
+    let header = vision::read_header(&bytes, &limits)?;
+    let picture = opened.preprocessor.decode_for(&bytes, &header)?;
+    let tensor = opened.preprocessor.tensor(&picture);
+    let raw = opened
+        .session
+        .run(&opened.input.name, &tensor, &opened.output_name)?;
+    let scores = vision::scores(raw.data(), 0..raw.data().len(), &opened.output);
+    Ok(vision::top_k(&scores, top_k)
+        .into_iter()
+        .filter_map(|(index, score)| Some((opened.labels.get(index)?.clone(), index, score)))
+        .collect())
+}

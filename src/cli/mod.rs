@@ -1,0 +1,106 @@
+//! The command line: one file a command. Exit code 0, 1 for a failure, 2 for wrong usage.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{Config, Environment, Sources, TelemetryConfig};
+
+mod check;
+mod classify;
+mod config;
+mod openapi;
+mod serve;
+
+/// A gateway that serves image-classification ONNX models over HTTP.
+#[derive(Debug, Parser)]
+#[command(name = "lensgate", version, about, max_term_width = 100)]
+pub struct Cli {
+    #[command(flatten)]
+    settings: Settings,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Args, Debug)]
+struct Settings {
+    /// The settings' file; without it config/lensgate.toml is read where it exists
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// One setting, e.g. server.listen=127.0.0.1:9000; wins over file and environment
+    #[arg(long = "set", global = true, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve models over HTTP until SIGTERM or Ctrl-C
+    Serve,
+    /// Classify pictures on this machine; needs no server
+    Classify(classify::ClassifyArgs),
+    /// Look at models
+    #[command(subcommand)]
+    Models(ModelsCommand),
+    /// Print the OpenAPI document of a plane
+    Openapi(openapi::OpenapiArgs),
+    /// Look at the settings
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum ModelsCommand {
+    /// Try every version: what it is, or why it cannot be served
+    Check(check::CheckArgs),
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Check the settings and print them as they are in force
+    Check(config::ConfigArgs),
+}
+
+/// Runs a parsed command line.
+///
+/// # Errors
+/// With the reason, for a person; the exit code is then 1.
+pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let environment = Environment::of_process();
+    let sources = Sources {
+        file: cli.settings.config,
+        environment: environment.clone(),
+        flags: cli.settings.set,
+    };
+    let settings = Config::load(&sources).context("the settings cannot be used")?;
+    match cli.command {
+        Command::Serve => serve::run(settings, &environment),
+        Command::Classify(args) => {
+            quiet(&settings)?;
+            classify::run(&args, &settings, &environment)
+        }
+        Command::Models(ModelsCommand::Check(args)) => {
+            quiet(&settings)?;
+            check::run(&args, settings, &environment)
+        }
+        Command::Openapi(args) => Ok(openapi::run(&args, &settings)),
+        Command::Config(ConfigCommand::Check(args)) => config::run(&args, &settings),
+    }
+}
+
+/// Commands whose answer is their output log only what is wrong.
+fn quiet(settings: &Config) -> anyhow::Result<()> {
+    let log_level = "error".to_owned();
+    crate::telemetry::init(&TelemetryConfig {
+        log_level,
+        ..settings.telemetry.clone()
+    })?;
+    Ok(())
+}
+
+/// Prints a line to the standard output; a reader that has gone away is no failure.
+fn say(line: impl std::fmt::Display) {
+    use std::io::Write as _;
+    let _ = writeln!(std::io::stdout(), "{line}");
+}

@@ -1,0 +1,230 @@
+//! Where settings come from: the file, `LENSGATE__…` variables (`…_FILE` reads a file) and `--set` flags.
+
+use std::path::{Path, PathBuf};
+
+use toml::{Table, Value};
+
+use super::{Config, ConfigError, bad};
+
+/// The variables that concern the gateway, as they were when it was asked for.
+#[derive(Clone, Debug, Default)]
+pub struct Environment {
+    variables: Vec<(String, String)>,
+    ort_dylib_path: Option<PathBuf>,
+}
+
+impl Environment {
+    /// The process's own.
+    #[must_use]
+    pub fn of_process() -> Self {
+        let pairs = std::env::vars_os().filter_map(|(name, value)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        });
+        Self::from_pairs(pairs)
+    }
+
+    /// Picks out the variables that concern the gateway.
+    pub fn from_pairs<N: Into<String>, V: Into<String>>(
+        pairs: impl IntoIterator<Item = (N, V)>,
+    ) -> Self {
+        let mut environment = Self::default();
+        for (name, value) in pairs {
+            let (name, value) = (name.into(), value.into());
+            if name == "ORT_DYLIB_PATH" && !value.is_empty() {
+                environment.ort_dylib_path = Some(PathBuf::from(&value));
+            }
+            if name.starts_with(PREFIX) {
+                environment.variables.push((name, value));
+            }
+        }
+        environment.variables.sort();
+        environment
+    }
+
+    /// `ORT_DYLIB_PATH`, where other programs keep the path of ONNX Runtime.
+    #[must_use]
+    pub fn ort_dylib_path(&self) -> Option<&Path> {
+        self.ort_dylib_path.as_deref()
+    }
+}
+
+const PREFIX: &str = "LENSGATE__";
+
+/// The file as a table; without a name the default path, and an empty table where that does not exist.
+pub(super) fn read_file(named: Option<&Path>, default: &Path) -> Result<Table, ConfigError> {
+    let path = named.unwrap_or(default);
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if named.is_none() && error.kind() == std::io::ErrorKind::NotFound => {
+            return Ok(Table::new());
+        }
+        Err(error) => {
+            return Err(ConfigError::Unreadable {
+                what: "--config".to_owned(),
+                path: path.to_path_buf(),
+                reason: error.to_string(),
+            });
+        }
+    };
+    let origin = path.display().to_string();
+    let table: Table = toml::from_str(&text).map_err(|error| ConfigError::Syntax {
+        origin: origin.clone(),
+        reason: error.to_string().trim().to_owned(),
+    })?;
+    let keys = Keys::known();
+    for key in keys_of(&table) {
+        keys.require(&key, &origin)?;
+    }
+    Ok(table)
+}
+
+pub(super) fn overlay_environment(
+    table: &mut Table,
+    environment: &Environment,
+) -> Result<(), ConfigError> {
+    let keys = Keys::known();
+    for (name, text) in &environment.variables {
+        let key = name
+            .trim_start_matches(PREFIX)
+            .to_ascii_lowercase()
+            .replace("__", ".");
+        match key
+            .strip_suffix("_file")
+            .filter(|key| keys.find(key).is_some())
+        {
+            Some(key) => {
+                let text =
+                    std::fs::read_to_string(text).map_err(|error| ConfigError::Unreadable {
+                        what: name.clone(),
+                        path: PathBuf::from(text),
+                        reason: error.to_string(),
+                    })?;
+                set(table, &keys, key, text.trim_end_matches(['\r', '\n']), name)?;
+            }
+            None => set(table, &keys, &key, text, name)?,
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn overlay_flags(table: &mut Table, flags: &[String]) -> Result<(), ConfigError> {
+    let keys = Keys::known();
+    for flag in flags {
+        let Some((key, text)) = flag.split_once('=') else {
+            return Err(bad(flag, "is no setting; --set takes key=value"));
+        };
+        set(table, &keys, key.trim(), text, "--set")?;
+    }
+    Ok(())
+}
+
+/// All keys with a value of their type, read off a configuration that has everything set.
+struct Keys(Vec<(String, Value)>);
+
+impl Keys {
+    fn known() -> Self {
+        let table = Table::try_from(Config::with_every_key()).unwrap_or_default();
+        let keys = keys_of(&table);
+        Self(
+            keys.into_iter()
+                .filter_map(|key| {
+                    let value = get(&table, &key)?.clone();
+                    Some((key, value))
+                })
+                .collect(),
+        )
+    }
+
+    fn find(&self, key: &str) -> Option<&Value> {
+        self.0
+            .iter()
+            .find(|(known, _)| known == key)
+            .map(|(_, value)| value)
+    }
+
+    fn require(&self, key: &str, origin: &str) -> Result<&Value, ConfigError> {
+        self.find(key).ok_or_else(|| ConfigError::UnknownKey {
+            key: key.to_owned(),
+            origin: origin.to_owned(),
+            known: self
+                .0
+                .iter()
+                .map(|(key, _)| key.as_str())
+                .collect::<Vec<_>>()
+                .join(", "),
+        })
+    }
+}
+
+fn keys_of(table: &Table) -> Vec<String> {
+    table
+        .iter()
+        .flat_map(|(name, value)| match value {
+            Value::Table(inner) => keys_of(inner)
+                .into_iter()
+                .map(|key| format!("{name}.{key}"))
+                .collect(),
+            _ => vec![name.clone()],
+        })
+        .collect()
+}
+
+fn get<'t>(table: &'t Table, key: &str) -> Option<&'t Value> {
+    match key.split_once('.') {
+        None => table.get(key),
+        Some((section, rest)) => get(table.get(section)?.as_table()?, rest),
+    }
+}
+
+/// Puts `text` at `key`, read as the type that the key has.
+fn set(
+    table: &mut Table,
+    keys: &Keys,
+    key: &str,
+    text: &str,
+    origin: &str,
+) -> Result<(), ConfigError> {
+    let value = match keys.require(key, origin)? {
+        Value::Integer(_) => match text.trim().parse() {
+            Ok(number) => Value::Integer(number),
+            Err(_) => {
+                return Err(bad(
+                    key,
+                    format!("is {text:?} ({origin}); it must be an integer"),
+                ));
+            }
+        },
+        // `model_store.poll` is a switch or a duration: what is no switch is left to its own reader.
+        Value::Boolean(_) => match text.trim().parse() {
+            Ok(switch) => Value::Boolean(switch),
+            Err(_) if key == "model_store.poll" => Value::String(text.to_owned()),
+            Err(_) => {
+                return Err(bad(
+                    key,
+                    format!("is {text:?} ({origin}); it must be true or false"),
+                ));
+            }
+        },
+        Value::Array(_) => Value::Array(
+            text.split(',')
+                .map(str::trim)
+                .filter(|part| !part.is_empty())
+                .map(|part| Value::String(part.to_owned()))
+                .collect(),
+        ),
+        _ => Value::String(text.to_owned()),
+    };
+    let mut inner = table;
+    let (sections, name) = key.rsplit_once('.').unwrap_or(("", key));
+    for section in sections.split('.').filter(|section| !section.is_empty()) {
+        let entry = inner
+            .entry(section)
+            .or_insert_with(|| Value::Table(Table::new()));
+        match entry {
+            Value::Table(next) => inner = next,
+            _ => return Err(bad(section, "is a section, not a value")),
+        }
+    }
+    inner.insert(name.to_owned(), value);
+    Ok(())
+}

@@ -1,0 +1,633 @@
+//! `model.toml`: how a picture becomes a tensor, how the output becomes labels, and how a version is served.
+//!
+//! Parsed by `model_store`, resolved against the graph by `models`. Every key is optional.
+
+use serde::Deserialize;
+
+use super::graph::{GraphError, InputFacts};
+use super::picture::{Color, Filter, Layout, PictureSpec, Resize};
+use super::preset::{Preset, PresetValues, ResizeMode};
+use super::scores::Activation;
+
+/// A parsed `model.toml`. Unknown keys are refused by name.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Manifest {
+    /// The model's name for people.
+    pub title: Option<String>,
+    /// What the model is for.
+    pub description: Option<String>,
+    /// The classes in output order.
+    pub labels: Option<LabelsSource>,
+    /// How a picture becomes a tensor.
+    pub input: InputSection,
+    /// How the output becomes scores.
+    pub output: OutputSection,
+    /// How versions are served.
+    pub serving: ServingSection,
+    /// Pictures that a version must get right before it may serve.
+    pub golden: Vec<Golden>,
+}
+
+/// Where the labels come from.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(untagged)]
+pub enum LabelsSource {
+    /// A file beside the manifest, one label a line.
+    File(String),
+    /// The labels themselves.
+    Inline(Vec<String>),
+}
+
+/// `[input]`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct InputSection {
+    /// The graph's input, where it has several.
+    pub name: Option<String>,
+    /// `NCHW` or `NHWC`.
+    #[serde(deserialize_with = "layout_in_any_case")]
+    pub layout: Option<Layout>,
+    /// `[H, W]` in pixels.
+    pub size: Option<[u32; 2]>,
+    /// Exactness traded for speed.
+    pub fast_decode: bool,
+    /// Channels and their order.
+    pub color: Option<Color>,
+    /// How the picture is brought near the size.
+    pub resize: Option<ResizeMode>,
+    /// The shorter side, or `[H, W]`, after the resize.
+    pub resize_to: Option<ResizeTo>,
+    /// What is cut out after the resize.
+    pub crop: Option<CropMode>,
+    /// The resampling filter.
+    pub filter: Option<Filter>,
+    /// Factor of the 8-bit pixel.
+    pub scale: Option<f64>,
+    /// Subtracted, in the tensor's channel order.
+    pub mean: Option<PerChannel>,
+    /// Divided by, in the tensor's channel order.
+    pub std: Option<PerChannel>,
+    /// A family whose published values are the defaults.
+    pub preset: Option<Preset>,
+}
+
+/// `resize_to`: one side or both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub enum ResizeTo {
+    /// The shorter side, or both sides of a square.
+    Side(u32),
+    /// `[H, W]`.
+    Both([u32; 2]),
+}
+
+/// `crop`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CropMode {
+    /// The middle of the picture.
+    Center,
+    /// Nothing is cut off.
+    None,
+}
+
+/// `mean` and `std`: one number for all channels or one a channel.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(untagged)]
+pub enum PerChannel {
+    /// The same for all.
+    One(f64),
+    /// In the tensor's own channel order.
+    Each(Vec<f64>),
+}
+
+/// `[output]`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct OutputSection {
+    /// The graph's output, where it has several.
+    pub name: Option<String>,
+    /// Applied to the scores; decided at load where it is not given.
+    pub activation: Option<Activation>,
+    /// Scale of a quantised output.
+    pub scale: Option<f32>,
+    /// Zero point of a quantised output.
+    pub zero_point: Option<i32>,
+}
+
+/// `[serving]`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ServingSection {
+    /// What executes the graph.
+    pub backend: BackendChoice,
+    /// Which versions are loaded.
+    pub versions: VersionsChoice,
+    /// Threads that execute a version side by side.
+    pub instances: Option<usize>,
+    /// Threads inside one run.
+    pub threads: Option<usize>,
+    /// The most pictures of one run.
+    pub max_batch_size: Option<usize>,
+    /// The most jobs that wait.
+    pub max_queue: Option<usize>,
+    /// Milliseconds from the arrival of a request to its answer.
+    pub timeout_ms: Option<u64>,
+    /// How many warm-up runs a version does before it serves (at least one is always done).
+    pub warm_up: Option<u32>,
+}
+
+/// `serving.backend`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BackendChoice {
+    /// ONNX Runtime where its library is found and runs the graph, else tract.
+    #[default]
+    Auto,
+    /// ONNX Runtime.
+    Ort,
+    /// tract.
+    Tract,
+}
+
+/// `serving.versions`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(from = "VersionsText")]
+pub enum VersionsChoice {
+    /// Every version in the folder.
+    #[default]
+    All,
+    /// The highest number alone.
+    Latest,
+    /// These numbers.
+    List(Vec<u64>),
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum VersionsText {
+    Word(VersionsWord),
+    List(Vec<u64>),
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum VersionsWord {
+    All,
+    Latest,
+}
+
+impl From<VersionsText> for VersionsChoice {
+    fn from(text: VersionsText) -> Self {
+        match text {
+            VersionsText::Word(VersionsWord::All) => Self::All,
+            VersionsText::Word(VersionsWord::Latest) => Self::Latest,
+            VersionsText::List(list) => Self::List(list),
+        }
+    }
+}
+
+/// A picture that a version must get right before it may serve.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Golden {
+    /// The picture, relative to the model's folder.
+    pub image: String,
+    /// The class that must come first.
+    pub label: String,
+    /// The least confidence of it.
+    #[serde(default)]
+    pub min_confidence: f32,
+}
+
+/// What is wrong with a manifest, in words its author can act on.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum ManifestError {
+    /// It is no TOML, or a key is unknown, or a value has the wrong form.
+    #[error("model.toml: {0}")]
+    Syntax(String),
+    /// A key contradicts the graph or another key.
+    #[error("model.toml: {key}: {reason}")]
+    Key {
+        /// The key, e.g. `input.size`.
+        key: &'static str,
+        /// Why it cannot be.
+        reason: String,
+    },
+    /// The graph's input is no picture.
+    #[error(transparent)]
+    Graph(#[from] GraphError),
+}
+
+fn layout_in_any_case<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Layout>, D::Error> {
+    match String::deserialize(deserializer)?
+        .to_ascii_uppercase()
+        .as_str()
+    {
+        "NCHW" => Ok(Some(Layout::Nchw)),
+        "NHWC" => Ok(Some(Layout::Nhwc)),
+        other => Err(serde::de::Error::unknown_variant(other, &["NCHW", "NHWC"])),
+    }
+}
+
+fn refuse<T>(key: &'static str, reason: impl Into<String>) -> Result<T, ManifestError> {
+    Err(ManifestError::Key {
+        key,
+        reason: reason.into(),
+    })
+}
+
+/// The largest side of a tensor, in pixels: beyond it a manifest is a mistake, not a model.
+const MAX_SIDE: u32 = 8192;
+
+impl Manifest {
+    /// Parses a manifest, `overrides` (a version's own `model.toml`) winning key by key over `base` (the model's).
+    ///
+    /// # Errors
+    /// [`ManifestError::Syntax`] with the key's name and what is allowed.
+    pub fn parse(base: Option<&str>, overrides: Option<&str>) -> Result<Self, ManifestError> {
+        let mut table = Self::table(base.unwrap_or(""))?;
+        merge(&mut table, Self::table(overrides.unwrap_or(""))?);
+        let manifest: Self = table.try_into().map_err(|error: toml::de::Error| {
+            ManifestError::Syntax(error.to_string().trim().replace('\n', " "))
+        })?;
+        manifest.check()?;
+        Ok(manifest)
+    }
+
+    fn table(text: &str) -> Result<toml::Table, ManifestError> {
+        // `message` alone is one line; the whole display would repeat the file's text.
+        toml::from_str(text).map_err(|error| {
+            let line = error.span().map_or(0, |span| {
+                text.get(..span.start)
+                    .map_or(0, |head| head.matches('\n').count() + 1)
+            });
+            ManifestError::Syntax(format!("line {line}: {}", error.message()))
+        })
+    }
+
+    /// What can be refused without a graph.
+    fn check(&self) -> Result<(), ManifestError> {
+        let InputSection {
+            size,
+            resize_to,
+            scale,
+            std,
+            ..
+        } = &self.input;
+        let sides = match resize_to {
+            Some(ResizeTo::Side(side)) => vec![*side],
+            Some(ResizeTo::Both(both)) => both.to_vec(),
+            None => vec![],
+        };
+        if size
+            .iter()
+            .flatten()
+            .chain(&sides)
+            .any(|&side| side == 0 || side > MAX_SIDE)
+        {
+            return refuse(
+                "input.size, input.resize_to",
+                format!("sides are 1 to {MAX_SIDE}"),
+            );
+        }
+        if scale.is_some_and(|scale| !scale.is_finite() || scale == 0.0) {
+            return refuse("input.scale", "must be a finite number other than 0");
+        }
+        let zero_std = match std {
+            Some(PerChannel::One(one)) => *one == 0.0,
+            Some(PerChannel::Each(each)) => each.contains(&0.0),
+            None => false,
+        };
+        if zero_std {
+            return refuse("input.std", "must not be 0");
+        }
+        let serving = &self.serving;
+        for (key, value) in [
+            ("serving.instances", serving.instances),
+            ("serving.threads", serving.threads),
+            ("serving.max_batch_size", serving.max_batch_size),
+            ("serving.max_queue", serving.max_queue),
+        ] {
+            if value.is_some_and(|n| n == 0 || n > 65_536) {
+                return refuse(key, "must be 1 to 65536");
+            }
+        }
+        if serving.timeout_ms == Some(0) {
+            return refuse("serving.timeout_ms", "must be at least 1");
+        }
+        if self
+            .golden
+            .iter()
+            .any(|golden| !(0.0..=1.0).contains(&golden.min_confidence))
+        {
+            return refuse("golden.min_confidence", "must be 0 to 1");
+        }
+        Ok(())
+    }
+
+    /// Resolves `[input]` against the graph: what is left out is read from the graph, the preset or the defaults.
+    ///
+    /// # Errors
+    /// When a key contradicts the graph or another key, or the graph's input is no picture.
+    pub fn picture_spec(&self, facts: &InputFacts) -> Result<PictureSpec, ManifestError> {
+        let input = &self.input;
+        let axes = facts.axes(input.layout)?;
+        let preset = input.preset.map(Preset::values);
+        let color = input
+            .color
+            .or(preset.map(|p| p.color))
+            .unwrap_or(match axes.channels {
+                Some(1) => Color::Gray,
+                _ => Color::Rgb,
+            });
+        if let Some(channels) = axes.channels.filter(|&n| n != color.channels()) {
+            return refuse(
+                "input.color",
+                format!(
+                    "needs {} channels, the graph takes {channels}",
+                    color.channels()
+                ),
+            );
+        }
+        let (height, width) = self.size((axes.height, axes.width))?;
+        let (resize, center_crop) = self.resize(preset, height, width)?;
+        let default_scale = if facts.element.is_integer() {
+            1.0
+        } else {
+            1.0 / 255.0
+        };
+        let scale = input
+            .scale
+            .or(preset.map(|p| p.scale))
+            .unwrap_or(default_scale);
+        let channels = color.channels();
+        let preset_or = |values: Option<[f64; 3]>, fallback: f64| match values {
+            Some(values) if channels == 3 => values.to_vec(),
+            Some(values) => vec![values.iter().sum::<f64>() / 3.0; channels],
+            None => vec![fallback; channels],
+        };
+        Ok(PictureSpec {
+            layout: axes.layout,
+            element: facts.element,
+            height,
+            width,
+            color,
+            resize,
+            center_crop,
+            filter: input
+                .filter
+                .or(preset.map(|p| p.filter))
+                .unwrap_or(Filter::Bilinear),
+            scale,
+            mean: per_channel("input.mean", input.mean.as_ref(), channels)?
+                .unwrap_or_else(|| preset_or(preset.map(|p| p.mean), 0.0)),
+            std: per_channel("input.std", input.std.as_ref(), channels)?
+                .unwrap_or_else(|| preset_or(preset.map(|p| p.std), 1.0)),
+            fast_decode: input.fast_decode,
+        })
+    }
+
+    /// The tensor's rows and columns: the graph's where it fixes them, else the manifest's, else 224.
+    fn size(&self, graph: (Option<usize>, Option<usize>)) -> Result<(u32, u32), ManifestError> {
+        let one = |fixed: Option<usize>, asked: Option<u32>| match (fixed, asked) {
+            (Some(fixed), asked) => {
+                let side = u32::try_from(fixed)
+                    .ok()
+                    .filter(|&s| s > 0 && s <= MAX_SIDE);
+                match side {
+                    Some(side) if asked.is_none_or(|asked| asked == side) => Ok(side),
+                    Some(side) => refuse(
+                        "input.size",
+                        format!(
+                            "says {}, the graph is fixed at {side}",
+                            asked.unwrap_or_default()
+                        ),
+                    ),
+                    None => refuse("input.size", format!("the graph asks for {fixed} pixels")),
+                }
+            }
+            (None, asked) => Ok(asked.unwrap_or(224)),
+        };
+        let asked = self.input.size;
+        Ok((
+            one(graph.0, asked.map(|[h, _]| h))?,
+            one(graph.1, asked.map(|[_, w]| w))?,
+        ))
+    }
+
+    fn resize(
+        &self,
+        preset: Option<PresetValues>,
+        height: u32,
+        width: u32,
+    ) -> Result<(Resize, bool), ManifestError> {
+        let mode = self
+            .input
+            .resize
+            .or(preset.map(|p| p.resize))
+            .unwrap_or(ResizeMode::ShorterSide);
+        let center_crop = self.input.crop != Some(CropMode::None);
+        let both = match self.input.resize_to {
+            Some(ResizeTo::Side(side)) => [side, side],
+            Some(ResizeTo::Both(both)) => both,
+            None => [height, width],
+        };
+        if !center_crop && mode != ResizeMode::ShorterSide && both != [height, width] {
+            return refuse(
+                "input.resize_to",
+                format!("must be [{height}, {width}], the tensor's size, when crop is none"),
+            );
+        }
+        let resize = match mode {
+            ResizeMode::Stretch => Resize::Stretch {
+                height: both[0],
+                width: both[1],
+            },
+            ResizeMode::Letterbox => Resize::Letterbox {
+                height: both[0],
+                width: both[1],
+            },
+            ResizeMode::ShorterSide if !center_crop => {
+                return refuse(
+                    "input.crop",
+                    "none leaves the size to the picture; use resize = \"stretch\" or \"letterbox\" with it",
+                );
+            }
+            ResizeMode::ShorterSide => Resize::ShorterSide {
+                to: match self.input.resize_to {
+                    Some(ResizeTo::Side(side)) => side,
+                    Some(ResizeTo::Both([h, w])) if h == w => h,
+                    Some(ResizeTo::Both(_)) => {
+                        return refuse("input.resize_to", "is one number for shorter-side");
+                    }
+                    // 8/7 is 1 / 0.875; integers, so that no platform rounds otherwise.
+                    None => (height.max(width) * 16 + 7) / 14,
+                },
+            },
+        };
+        Ok((resize, center_crop))
+    }
+}
+
+fn per_channel(
+    key: &'static str,
+    values: Option<&PerChannel>,
+    channels: usize,
+) -> Result<Option<Vec<f64>>, ManifestError> {
+    let values = match values {
+        None => return Ok(None),
+        Some(PerChannel::One(one)) => vec![*one; channels],
+        Some(PerChannel::Each(each)) => match each.as_slice() {
+            [one] => vec![*one; channels],
+            each => each.to_vec(),
+        },
+    };
+    if values.len() != channels {
+        return refuse(
+            key,
+            format!("has {} numbers for {channels} channels", values.len()),
+        );
+    }
+    if values.iter().any(|value| !value.is_finite()) {
+        return refuse(key, "must be finite");
+    }
+    Ok(Some(values))
+}
+
+/// Lays `over` upon `base`, table by table; anything that is no table replaces what was there.
+fn merge(base: &mut toml::Table, over: toml::Table) {
+    for (key, value) in over {
+        match (base.get_mut(&key), value) {
+            (Some(toml::Value::Table(inner)), toml::Value::Table(value)) => merge(inner, value),
+            (_, value) => {
+                base.insert(key, value);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::tensor::ElementType;
+
+    fn facts(element: ElementType, shape: [Option<usize>; 4]) -> InputFacts {
+        InputFacts {
+            element,
+            shape: shape.to_vec(),
+        }
+    }
+
+    fn imagenet() -> InputFacts {
+        facts(ElementType::Float32, [None, Some(3), Some(224), Some(224)])
+    }
+
+    #[test]
+    fn an_empty_manifest_takes_the_graph_and_the_defaults() {
+        let spec = Manifest::default()
+            .picture_spec(&imagenet())
+            .expect("a spec");
+        assert_eq!(spec.resize, Resize::ShorterSide { to: 256 });
+        assert_eq!((spec.color, spec.center_crop), (Color::Rgb, true));
+        assert_eq!(
+            (spec.scale, spec.mean, spec.std),
+            (1.0 / 255.0, vec![0.0; 3], vec![1.0; 3])
+        );
+        let bytes = facts(ElementType::Uint8, [Some(1), Some(128), Some(128), Some(3)]);
+        let spec = Manifest::default().picture_spec(&bytes).expect("a spec");
+        assert_eq!(
+            (spec.resize, spec.scale),
+            (Resize::ShorterSide { to: 146 }, 1.0)
+        );
+        let gray = facts(ElementType::Float32, [Some(1), Some(1), Some(28), Some(28)]);
+        let spec = Manifest::default().picture_spec(&gray).expect("a spec");
+        assert_eq!(
+            (spec.color, spec.resize),
+            (Color::Gray, Resize::ShorterSide { to: 32 })
+        );
+    }
+
+    #[test]
+    fn a_presets_values_yield_to_explicit_keys() {
+        let text = "[input]\npreset = 'keras-caffe'\nfilter = 'bilinear'";
+        let spec = Manifest::parse(Some(text), None)
+            .and_then(|manifest| manifest.picture_spec(&imagenet()))
+            .expect("a spec");
+        assert_eq!((spec.color, spec.filter), (Color::Bgr, Filter::Bilinear));
+        assert_eq!(
+            spec.resize,
+            Resize::Stretch {
+                height: 224,
+                width: 224
+            }
+        );
+        assert_eq!(spec.mean, vec![103.939, 116.779, 123.68]);
+    }
+
+    #[test]
+    fn a_versions_own_keys_win_one_by_one() {
+        let base = "title = 'T'\n[input]\nscale = 1.0\nmean = 2.0";
+        let manifest =
+            Manifest::parse(Some(base), Some("[input]\nmean = [1, 2, 3]")).expect("a manifest");
+        assert_eq!(manifest.title.as_deref(), Some("T"));
+        assert_eq!(manifest.input.scale, Some(1.0));
+        assert_eq!(
+            manifest.input.mean,
+            Some(PerChannel::Each(vec![1.0, 2.0, 3.0]))
+        );
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for (text, word) in [
+            ("[input]\nsise = [8, 8]", "sise"),
+            ("[input]\nsize = [0, 8]", "input.size"),
+            ("[input]\nstd = 0", "input.std"),
+            ("[input]\nscale = nan", "input.scale"),
+            ("[input]\nlayout = 'CHW'", "NCHW"),
+            ("[input]\nfilter = 'area'", "bilinear"),
+            ("[serving]\ninstances = 0", "serving.instances"),
+            (
+                "[[golden]]\nimage = 'a'\nlabel = 'b'\nmin_confidence = 2",
+                "min_confidence",
+            ),
+            ("title = ", "line 1"),
+        ] {
+            let error = Manifest::parse(Some(text), None)
+                .expect_err(text)
+                .to_string();
+            assert!(error.contains(word), "{text:?} gave {error:?}");
+        }
+        for (text, word) in [
+            ("[input]\nsize = [64, 64]", "input.size"),
+            ("[input]\ncolor = 'gray'", "input.color"),
+            ("[input]\ncrop = 'none'", "input.crop"),
+            ("[input]\nmean = [1, 2]", "input.mean"),
+            (
+                "[input]\nresize = 'stretch'\ncrop = 'none'\nresize_to = 256",
+                "input.resize_to",
+            ),
+        ] {
+            let error = Manifest::parse(Some(text), None)
+                .and_then(|manifest| manifest.picture_spec(&imagenet()))
+                .expect_err(text)
+                .to_string();
+            assert!(error.contains(word), "{text:?} gave {error:?}");
+        }
+    }
+
+    #[test]
+    fn versions_are_words_or_a_list() {
+        let versions = |text: &str| {
+            Manifest::parse(Some(&format!("[serving]\nversions = {text}")), None)
+                .map(|manifest| manifest.serving.versions)
+        };
+        assert_eq!(versions("'latest'"), Ok(VersionsChoice::Latest));
+        assert_eq!(versions("[1, 3]"), Ok(VersionsChoice::List(vec![1, 3])));
+        assert!(versions("'newest'").is_err());
+    }
+}

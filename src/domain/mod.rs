@@ -1,0 +1,11 @@
+//! Words and rules of Lensgate: no I/O, no async, no HTTP. Every room may import it; it imports none.
+
+pub mod error;
+pub mod graph;
+pub mod ids;
+pub mod manifest;
+pub mod picture;
+pub mod preset;
+pub mod rollout;
+pub mod scores;
+pub mod tensor;

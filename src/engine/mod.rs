@@ -1,0 +1,100 @@
+//! How one loaded version executes: a bounded queue, instances that pull from it, run permits for the whole process.
+//!
+//! Called by `models` (open, close) and `classify` (submit). Knows no picture: a job brings its own `prepare`.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use crate::backend::BackendError;
+use crate::domain::tensor::Tensor;
+
+mod instance;
+mod permits;
+mod queue;
+mod scheduler;
+
+pub use permits::RunPermits;
+pub use scheduler::{Scheduler, SchedulerConfig};
+
+/// What turns a request into a tensor; runs on an instance's thread, never on the async runtime.
+pub type Prepare = Box<dyn FnOnce() -> Result<Tensor, PrepareError> + Send>;
+
+/// The caller's own error out of its `prepare`, handed back untouched.
+pub type PrepareError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Whom the work is for: jobs of one flow keep their order, flows share the queue.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Flow(pub Arc<str>);
+
+/// Which jobs go first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Priority {
+    /// Somebody waits for the answer.
+    Normal,
+    /// Runs only when nothing else waits: shadow and golden runs.
+    Background,
+}
+
+/// One picture to run.
+pub struct Job {
+    /// Makes the tensor, shape `[1, …]`.
+    pub prepare: Prepare,
+    /// Whom the work is for.
+    pub flow: Flow,
+    /// Which jobs go first.
+    pub priority: Priority,
+    /// After this moment the job is dropped before it costs a run.
+    pub deadline: Instant,
+    /// Where the outcome goes. A caller that drops the receiver cancels the job.
+    pub reply: oneshot::Sender<Result<Done, EngineError>>,
+}
+
+/// What a job gave.
+#[derive(Debug)]
+pub struct Done {
+    /// The graph's output for this picture alone, shape `[1, C]`, `[C]` or `[1, C, 1, 1]`.
+    pub output: Tensor,
+    /// Where the time went.
+    pub timings: Timings,
+}
+
+/// Where a job's time went.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Timings {
+    /// From submit to the start of `prepare`.
+    pub queue: Duration,
+    /// `prepare`: decode and preprocess.
+    pub prepare: Duration,
+    /// The session's run.
+    pub run: Duration,
+}
+
+/// Why a job has no output.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// More work waits than is allowed; nothing was done.
+    #[error("{waiting} requests wait already")]
+    Overloaded {
+        /// Jobs in the queue.
+        waiting: usize,
+        /// When the queue should have drained.
+        retry_after: Duration,
+    },
+    /// The deadline passed before the job was done.
+    #[error("the request's time was over before its turn came")]
+    DeadlineExceeded,
+    /// The version is being retired and takes no more work.
+    #[error("the version is being unloaded")]
+    Stopped,
+    /// `prepare` failed.
+    #[error("the input could not be prepared: {0}")]
+    Prepare(PrepareError),
+    /// The session failed.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    /// `prepare` or the session panicked; the instance goes on.
+    #[error("the run panicked")]
+    Panicked,
+}

@@ -1,0 +1,129 @@
+//! The catalog: one immutable snapshot of all that is servable, swapped whole. The only door to arc-swap.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use super::loaded::LoadedVersion;
+use crate::domain::ids::{Digest, ModelId, VersionNumber};
+use crate::domain::rollout::Rollout;
+
+/// Where a version stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VersionState {
+    /// Its turn to load has not come.
+    Waiting,
+    /// Its graph is being opened and tried.
+    Loading,
+    /// It answers.
+    Live,
+    /// It cannot be served; the reason says why.
+    Failed,
+    /// On disk, but not selected.
+    Unloaded,
+}
+
+impl VersionState {
+    /// The name on the wire.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Loading => "loading",
+            Self::Live => "live",
+            Self::Failed => "failed",
+            Self::Unloaded => "unloaded",
+        }
+    }
+
+    /// Whether nothing more will happen to it by itself.
+    #[must_use]
+    pub fn is_settled(self) -> bool {
+        matches!(self, Self::Live | Self::Failed | Self::Unloaded)
+    }
+}
+
+/// One version in the catalog.
+#[derive(Clone)]
+pub struct VersionEntry {
+    /// Where it stands.
+    pub state: VersionState,
+    /// SHA-256 of its model file, once it was read.
+    pub digest: Option<Digest>,
+    /// Why it failed.
+    pub reason: Option<String>,
+    /// What executes it; there exactly when it is live.
+    pub loaded: Option<Arc<LoadedVersion>>,
+}
+
+/// One model in the catalog.
+#[derive(Clone)]
+pub struct ModelEntry {
+    /// Its id.
+    pub id: ModelId,
+    /// Its name for people.
+    pub title: Option<String>,
+    /// What it is for.
+    pub description: Option<String>,
+    /// How its traffic is shared.
+    pub rollout: Rollout,
+    /// Its versions.
+    pub versions: BTreeMap<VersionNumber, VersionEntry>,
+}
+
+impl ModelEntry {
+    /// Its live versions, in rising order.
+    pub fn live(&self) -> impl Iterator<Item = &Arc<LoadedVersion>> {
+        self.versions
+            .values()
+            .filter_map(|entry| entry.loaded.as_ref())
+    }
+}
+
+/// All that is servable at one moment.
+#[derive(Clone, Default)]
+pub struct Catalog {
+    /// The models by id.
+    pub models: BTreeMap<ModelId, Arc<ModelEntry>>,
+    /// Whether the model store has been read at all.
+    pub scanned: bool,
+}
+
+impl Catalog {
+    /// Whether every version found at the start has come to its end: live, failed or not selected.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        let versions = || {
+            self.models
+                .values()
+                .flat_map(|model| model.versions.values())
+        };
+        self.scanned && versions().all(|version| version.state.is_settled())
+    }
+
+    /// Whether the model has a live version.
+    #[must_use]
+    pub fn is_live(&self, id: &ModelId) -> bool {
+        self.models
+            .get(id)
+            .is_some_and(|model| model.live().next().is_some())
+    }
+}
+
+/// Where the current catalog is read; cheap to clone.
+#[derive(Clone, Default)]
+pub struct CatalogHandle(Arc<ArcSwap<Catalog>>);
+
+impl CatalogHandle {
+    /// The catalog as it is now; whoever keeps the `Arc` keeps what it names alive.
+    #[must_use]
+    pub fn load(&self) -> Arc<Catalog> {
+        self.0.load_full()
+    }
+
+    /// Puts a new catalog in force. Only the `ModelManager` does.
+    pub(super) fn publish(&self, catalog: Catalog) {
+        self.0.store(Arc::new(catalog));
+    }
+}

@@ -1,0 +1,180 @@
+//! From a candidate to a version that can answer: choose a backend, try everything, start the engine.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::examine::{self, Check, Examination, ExamineOptions, Opened};
+use super::loaded::LoadedVersion;
+use crate::backend::Backend;
+use crate::domain::manifest::BackendChoice;
+use crate::engine::{RunPermits, Scheduler, SchedulerConfig};
+use crate::model_store::Candidate;
+use crate::vision::DecodeLimits;
+
+/// The backends that are there.
+#[derive(Clone)]
+pub struct Backends {
+    /// ONNX Runtime, where its library was found.
+    pub ort: Result<Arc<dyn Backend>, String>,
+    /// tract, always.
+    pub tract: Arc<dyn Backend>,
+}
+
+/// What is the same for every version.
+#[derive(Clone, Debug)]
+pub struct LoaderConfig {
+    /// ONNX Runtime's providers in the order of preference.
+    pub execution_providers: Vec<String>,
+    /// Cores that the process may use.
+    pub cores: usize,
+    /// The time of a request where the manifest has none.
+    pub timeout: Duration,
+    /// The longest expected wait before a version.
+    pub max_queue_wait: Duration,
+    /// The pixels that a golden picture may have.
+    pub max_image_pixels: u64,
+}
+
+/// Why a candidate may not serve.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{reason}")]
+pub struct LoadError {
+    /// In words an operator can act on.
+    pub reason: String,
+    /// Every check that was made.
+    pub checks: Vec<Check>,
+}
+
+/// Loads versions. Blocks for as long as a graph takes to open: never call it on the async runtime.
+pub struct Loader {
+    backends: Backends,
+    permits: Arc<RunPermits>,
+    config: LoaderConfig,
+}
+
+impl Loader {
+    /// A loader whose versions share the process's cores.
+    #[must_use]
+    pub fn new(backends: Backends, config: LoaderConfig) -> Self {
+        Self {
+            backends,
+            permits: RunPermits::new(config.cores),
+            config,
+        }
+    }
+
+    /// Opens and tries a candidate on the backend that its manifest asks for.
+    ///
+    /// # Errors
+    /// With the reason and every check that was made.
+    pub fn examine(&self, candidate: &Candidate) -> Result<(Opened, Vec<Check>), LoadError> {
+        let choice = candidate.manifest.serving.backend;
+        let ort = || match &self.backends.ort {
+            Ok(ort) => Ok(self.try_on(candidate, &**ort)),
+            Err(reason) => Err(LoadError {
+                reason: format!("the manifest asks for ort, but {reason}"),
+                checks: Vec::new(),
+            }),
+        };
+        let tract = || self.try_on(candidate, &*self.backends.tract);
+        match choice {
+            BackendChoice::Ort => conclude(ort()?),
+            BackendChoice::Tract => conclude(tract()),
+            BackendChoice::Auto => match &self.backends.ort {
+                Err(_) => conclude(tract()),
+                Ok(ort) => {
+                    let first = self.try_on(candidate, &**ort);
+                    if first.is_backends_fault() {
+                        conclude_two(first, tract())
+                    } else {
+                        conclude(first)
+                    }
+                }
+            },
+        }
+    }
+
+    fn try_on(&self, candidate: &Candidate, backend: &dyn Backend) -> Examination {
+        let options = ExamineOptions {
+            execution_providers: self.config.execution_providers.clone(),
+            threads: 1,
+            limits: DecodeLimits {
+                max_pixels: self.config.max_image_pixels,
+            },
+        };
+        examine::examine(candidate, backend, &options)
+    }
+
+    /// Loads a candidate so that it can answer.
+    ///
+    /// # Errors
+    /// As [`Self::examine`], or when the system gives no threads.
+    pub fn load(&self, candidate: &Candidate) -> Result<LoadedVersion, LoadError> {
+        let (opened, checks) = self.examine(candidate)?;
+        let serving = &candidate.manifest.serving;
+        let instances = serving.instances.unwrap_or(self.config.cores).max(1);
+        let config = SchedulerConfig {
+            name: format!("{}/{}", candidate.model, candidate.number),
+            instances,
+            max_queue: serving.max_queue.unwrap_or(DEFAULT_MAX_QUEUE),
+            max_wait: self.config.max_queue_wait,
+            input: opened.input.name.clone(),
+            output: opened.output_name.clone(),
+        };
+        let scheduler =
+            Scheduler::start(&opened.session, &self.permits, &config).map_err(|e| LoadError {
+                reason: format!("the system gives no threads: {e}"),
+                checks,
+            })?;
+        Ok(LoadedVersion {
+            model: candidate.model.clone(),
+            number: candidate.number,
+            digest: candidate.digest,
+            fingerprint: candidate.fingerprint,
+            labels: opened.labels,
+            unlabelled: opened.unlabelled,
+            input: opened.input,
+            backend: opened.backend,
+            providers: opened.session.providers().to_vec(),
+            timeout: serving
+                .timeout_ms
+                .map_or(self.config.timeout, Duration::from_millis),
+            preprocessor: opened.preprocessor,
+            output: opened.output,
+            scheduler,
+        })
+    }
+}
+
+/// Jobs that may wait before a version unless its manifest says otherwise; the expected wait binds long before.
+const DEFAULT_MAX_QUEUE: usize = 4096;
+
+fn conclude(examination: Examination) -> Result<(Opened, Vec<Check>), LoadError> {
+    let reason = examination.failure().map(|check| check.detail.clone());
+    match (examination.opened, reason) {
+        (Some(opened), _) => Ok((opened, examination.checks)),
+        (None, reason) => Err(LoadError {
+            reason: reason.unwrap_or_else(|| "no check was made".to_owned()),
+            checks: examination.checks,
+        }),
+    }
+}
+
+/// Where both backends refused, an operator needs both reasons.
+fn conclude_two(
+    first: Examination,
+    second: Examination,
+) -> Result<(Opened, Vec<Check>), LoadError> {
+    let earlier = first
+        .failure()
+        .map(|check| check.detail.clone())
+        .unwrap_or_default();
+    conclude(second).map_err(|error| LoadError {
+        reason: if error.reason == earlier {
+            earlier
+        } else {
+            format!("{earlier}; {}", error.reason)
+        },
+        checks: first.checks.into_iter().chain(error.checks).collect(),
+    })
+}

@@ -1,0 +1,218 @@
+//! The only writer of the catalog: finds what the store offers, loads it beside what serves, publishes.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use super::catalog::{Catalog, CatalogHandle, ModelEntry, VersionEntry, VersionState};
+use super::loader::Loader;
+use crate::domain::rollout::Rollout;
+use crate::model_store::{Candidate, Content, FoundModel, FoundVersion, ModelStore, StoreError};
+
+/// Why the manager could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ManagerError {
+    /// The model store cannot be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The system gives no thread.
+    #[error("the system gives no thread for loading models: {0}")]
+    Thread(std::io::Error),
+}
+
+/// Loads and publishes models.
+pub struct ModelManager {
+    store: Arc<dyn ModelStore>,
+    loader: Loader,
+    handle: CatalogHandle,
+    /// The next catalog is made under this lock, so that no two writers lose each other's change.
+    writing: Mutex<()>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// Versions that load at the same time.
+const LOADING_THREADS: usize = 2;
+
+impl ModelManager {
+    /// A manager over `store`; nothing is read before [`Self::start`].
+    #[must_use]
+    pub fn new(store: Arc<dyn ModelStore>, loader: Loader) -> Arc<Self> {
+        Arc::new(Self {
+            store,
+            loader,
+            handle: CatalogHandle::default(),
+            writing: Mutex::new(()),
+            threads: Mutex::default(),
+        })
+    }
+
+    /// Where requests read the catalog.
+    #[must_use]
+    pub fn catalog(&self) -> CatalogHandle {
+        self.handle.clone()
+    }
+
+    /// Reads the store, publishes what is there as `waiting` or `failed`, and loads it on threads of its own,
+    /// small files first, so that a small model does not wait for a large one. Blocks while files are hashed.
+    ///
+    /// # Errors
+    /// When the store cannot be read at all.
+    pub fn start(self: &Arc<Self>) -> Result<(), ManagerError> {
+        let found = self.store.scan()?;
+        if found.is_empty() {
+            tracing::warn!("the model store holds no model");
+        }
+        let mut candidates: Vec<Candidate> = Vec::new();
+        let mut models = BTreeMap::new();
+        for model in found {
+            let entry = initial_entry(&model);
+            for version in model.versions {
+                if let Content::Candidate(candidate) = version.content {
+                    candidates.push(*candidate);
+                }
+            }
+            models.insert(model.id, Arc::new(entry));
+        }
+        candidates.sort_by_key(|candidate| {
+            std::fs::metadata(&candidate.graph).map_or(0, |found| found.len())
+        });
+        self.handle.publish(Catalog {
+            models,
+            scanned: true,
+        });
+        let pending = Arc::new(Mutex::new(VecDeque::from(candidates)));
+        for number in 0..LOADING_THREADS {
+            let (manager, pending) = (Arc::clone(self), Arc::clone(&pending));
+            let thread = std::thread::Builder::new()
+                .name(format!("loader#{number}"))
+                .spawn(move || {
+                    let next = || {
+                        pending
+                            .lock()
+                            .unwrap_or_else(PoisonError::into_inner)
+                            .pop_front()
+                    };
+                    while let Some(candidate) = next() {
+                        manager.load(&candidate);
+                    }
+                })
+                .map_err(ManagerError::Thread)?;
+            self.threads
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(thread);
+        }
+        Ok(())
+    }
+
+    fn load(&self, candidate: &Candidate) {
+        let (model, version) = (candidate.model.as_str(), candidate.number.get());
+        let digest = Some(candidate.digest);
+        self.update(candidate, |_| VersionEntry {
+            state: VersionState::Loading,
+            digest,
+            reason: None,
+            loaded: None,
+        });
+        let started = Instant::now();
+        let entry = match self.loader.load(candidate) {
+            Ok(loaded) => {
+                tracing::info!(
+                    model,
+                    version,
+                    digest = %candidate.digest,
+                    backend = loaded.backend,
+                    providers = loaded.providers.join(","),
+                    took_ms = started.elapsed().as_millis(),
+                    "version live"
+                );
+                VersionEntry {
+                    state: VersionState::Live,
+                    digest,
+                    reason: None,
+                    loaded: Some(Arc::new(loaded)),
+                }
+            }
+            Err(error) => {
+                tracing::warn!(model, version, reason = error.reason, "version failed");
+                VersionEntry {
+                    state: VersionState::Failed,
+                    digest,
+                    reason: Some(error.reason),
+                    loaded: None,
+                }
+            }
+        };
+        self.update(candidate, |_| entry.clone());
+    }
+
+    /// Publishes a catalog in which one version's entry is another.
+    fn update(&self, candidate: &Candidate, change: impl Fn(&VersionEntry) -> VersionEntry) {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut catalog = Catalog::clone(&self.handle.load());
+        if let Some(model) = catalog.models.get_mut(&candidate.model)
+            && let Some(entry) = Arc::make_mut(model).versions.get_mut(&candidate.number)
+        {
+            *entry = change(entry);
+        }
+        self.handle.publish(catalog);
+    }
+
+    /// Ends loading and execution: waits for what loads, finishes what waits in the queues, joins every thread.
+    /// Blocks: never call it on the async runtime.
+    pub fn stop(&self) {
+        let threads =
+            std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in threads {
+            if thread.join().is_err() {
+                tracing::error!("a loading thread panicked");
+            }
+        }
+        for model in self.handle.load().models.values() {
+            for loaded in model.live() {
+                loaded.scheduler.stop();
+            }
+        }
+    }
+}
+
+fn initial_entry(model: &FoundModel) -> ModelEntry {
+    let versions = model
+        .versions
+        .iter()
+        .map(|FoundVersion { number, content }| {
+            let (state, digest, reason) = match content {
+                Content::Candidate(candidate) => {
+                    (VersionState::Waiting, Some(candidate.digest), None)
+                }
+                Content::Broken { digest, reason } => {
+                    tracing::warn!(
+                        model = model.id.as_str(),
+                        version = number.get(),
+                        reason,
+                        "version failed"
+                    );
+                    (VersionState::Failed, *digest, Some(reason.clone()))
+                }
+                Content::NotSelected => (VersionState::Unloaded, None, None),
+            };
+            (
+                *number,
+                VersionEntry {
+                    state,
+                    digest,
+                    reason,
+                    loaded: None,
+                },
+            )
+        })
+        .collect();
+    ModelEntry {
+        id: model.id.clone(),
+        title: model.manifest.title.clone(),
+        description: model.manifest.description.clone(),
+        rollout: Rollout::Latest,
+        versions,
+    }
+}

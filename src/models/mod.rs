@@ -1,0 +1,15 @@
+//! Models that are served: found, checked, loaded, published as one immutable catalog.
+//!
+//! [`ModelManager`] is the only writer; requests read the [`Catalog`]. Knows no request and no HTTP.
+
+mod catalog;
+mod examine;
+mod loaded;
+mod loader;
+mod manager;
+
+pub use catalog::{Catalog, CatalogHandle, ModelEntry, VersionEntry, VersionState};
+pub use examine::{Check, Examination, Opened};
+pub use loaded::{InputView, LoadedVersion};
+pub use loader::{Backends, LoadError, Loader, LoaderConfig};
+pub use manager::{ManagerError, ModelManager};

@@ -1,0 +1,30 @@
+//! Every integration test, in one binary: on two cores, linking is what costs.
+
+#![expect(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "what fails in a test fails the test"
+)]
+
+mod fixture;
+
+mod architecture;
+mod backend;
+mod batch;
+mod classify;
+mod cli;
+mod config;
+mod errors;
+mod health;
+mod listener;
+mod models;
+mod nasty;
+mod openapi;
+mod ort_library;
+mod parity;
+mod uploads;
+mod vision_fixtures;
+mod vision_hostile;
+mod vision_pixels;

@@ -1,0 +1,59 @@
+//! The OpenAPI document: every route of the contract, and no change unseen.
+
+use crate::fixture::gateway::TestGateway;
+use crate::fixture::root;
+use crate::fixture::store::TestStore;
+
+#[tokio::test]
+async fn the_document_is_the_one_in_the_repository() {
+    let store = TestStore::digits();
+    let gateway = TestGateway::start(store.path(), &[]).await;
+    let served = gateway.get("/openapi.json").await.assert_ok().clone();
+    let committed = crate::fixture::json(root().join("docs/openapi-data.json"));
+    assert!(
+        served == committed,
+        "it changed: run `lensgate openapi data > docs/openapi-data.json`"
+    );
+    for (path, method) in [
+        ("/v1/models/{model}/classify", "post"),
+        ("/v1/models/{model}/versions/{version}/classify", "post"),
+        ("/v1/classify", "post"),
+        ("/v1/models/{model}/batch-classify", "post"),
+        ("/v1/batch-classify", "post"),
+        ("/v1/models", "get"),
+        ("/v1/models/{model}", "get"),
+        ("/health", "get"),
+        ("/health/live", "get"),
+        ("/health/ready", "get"),
+    ] {
+        let operation = &served["paths"][path][method];
+        assert!(operation.is_object(), "{method} {path} is not described");
+        let problem = &operation["responses"]["422"]["content"]["application/problem+json"];
+        assert!(
+            problem.is_object(),
+            "{method} {path} does not describe its failures"
+        );
+    }
+    let forms = &served["paths"]["/v1/classify"]["post"]["requestBody"]["content"];
+    for form in [
+        "multipart/form-data",
+        "application/json",
+        "image/*",
+        "application/octet-stream",
+    ] {
+        assert!(forms[form].is_object(), "{form}");
+    }
+}
+
+#[tokio::test]
+async fn the_page_needs_nothing_from_elsewhere() {
+    let store = TestStore::digits();
+    let gateway = TestGateway::start(store.path(), &[]).await;
+    let answer = gateway.get("/docs").await;
+    let page = answer.assert_ok().as_str().expect("a page").to_owned();
+    assert!(answer.header("content-type").starts_with("text/html"));
+    assert!(page.contains("swagger") && page.contains("/v1/classify"));
+    for outside in ["<script src=", "<link ", "@import url(http"] {
+        assert!(!page.contains(outside), "the page loads {outside}");
+    }
+}
