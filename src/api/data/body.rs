@@ -149,6 +149,40 @@ impl CountedBody {
     }
 }
 
+/// A picture as it came out of a body, or why it was refused there.
+pub(super) struct Received {
+    pub(super) filename: Option<String>,
+    pub(super) bytes: Result<Bytes, ApiError>,
+}
+
+/// A request without a picture.
+pub(super) fn missing() -> ApiError {
+    ApiError::new(ErrorKind::MissingImage, "the request holds no picture")
+}
+
+/// A picture of no byte is no picture.
+pub(super) fn not_empty(bytes: Bytes) -> Result<Bytes, ApiError> {
+    if bytes.is_empty() {
+        Err(missing())
+    } else {
+        Ok(bytes)
+    }
+}
+
+/// More pictures than one request may bring.
+pub(super) fn too_many(limit: u64) -> ApiError {
+    if limit == 1 {
+        return ApiError::new(
+            ErrorKind::BadRequest,
+            "the request holds several pictures; batch-classify takes several",
+        );
+    }
+    ApiError::new(
+        ErrorKind::BatchTooLarge,
+        format!("the request holds more than the {limit} pictures that are allowed"),
+    )
+}
+
 fn form_of(headers: &HeaderMap) -> Result<Form, ApiError> {
     let unsupported = |what: &str| {
         ApiError::new(

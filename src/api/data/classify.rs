@@ -3,144 +3,28 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use base64::Engine as _;
-use bytes::Bytes;
 use futures_util::StreamExt as _;
 use poem::Request;
+use poem_openapi::OpenApi;
 use poem_openapi::param::{Path, Query};
 use poem_openapi::payload::{Json, Response};
-use poem_openapi::{Object, OpenApi, Union};
-use serde::Deserialize;
 
-use super::body::{BodyLimits, CountedBody, Form, PictureBody};
-use super::multipart;
+use super::answer::{
+    BatchItem, BatchRefusal, BatchResponse, BatchResult, ClassifyResponse, millis,
+};
+use super::body::{BodyLimits, CountedBody, Form, PictureBody, Received, missing, not_empty};
+use super::{json, multipart};
 use crate::api::DataPlane;
 use crate::api::listener::RequestId;
-use crate::api::problem::{ApiError, Problem};
-use crate::classify::{
-    Classification, Classifier, EncodedPicture, Options, Route, ScoredClass, Target,
-};
+use crate::api::problem::ApiError;
+use crate::classify::{Classification, Classifier, EncodedPicture, Options, Route, Target};
 use crate::config::LimitsConfig;
 use crate::domain::error::ErrorKind;
-use crate::domain::rollout::Rollout;
 
 /// Pictures in, labels out.
 pub struct ClassifyApi {
     classifier: Arc<Classifier>,
     limits: LimitsConfig,
-}
-
-/// The answer for one picture.
-#[derive(Clone, Debug, Object)]
-struct ClassifyResponse {
-    /// The request's id (`UUIDv7`), also in the header `X-Request-Id`.
-    request_id: String,
-    /// The model.
-    model: String,
-    /// The version that answered.
-    version: u64,
-    /// SHA-256 of that version's model file.
-    digest: String,
-    /// The first class.
-    class: String,
-    /// Its confidence, not rounded.
-    confidence: f32,
-    /// The first classes, best first.
-    classes: Vec<ClassView>,
-    /// Why this version answered.
-    rollout: RolloutView,
-    /// Whether the scores came from the result cache.
-    cached: bool,
-    /// Where the time went, in milliseconds.
-    timing_ms: TimingView,
-}
-
-/// A class and its confidence.
-#[derive(Clone, Debug, Object)]
-struct ClassView {
-    /// The label, or the decimal index where the model has none.
-    class: String,
-    /// The output's index.
-    index: usize,
-    /// The confidence, not rounded.
-    confidence: f32,
-}
-
-/// How a model's traffic is shared.
-#[derive(Clone, Debug, Object)]
-#[oai(skip_serializing_if_is_none)]
-pub(super) struct RolloutView {
-    /// `latest`.
-    mode: String,
-}
-
-/// Where the time went, in milliseconds.
-#[derive(Clone, Debug, Object)]
-struct TimingView {
-    /// Decoding and preprocessing.
-    decode: f64,
-    /// Waiting for a core.
-    queue: f64,
-    /// The model.
-    inference: f64,
-    /// From the request's head to the answer.
-    total: f64,
-}
-
-/// The answer for several pictures.
-#[derive(Object)]
-struct BatchResponse {
-    /// The request's id (`UUIDv7`), also in the header `X-Request-Id`.
-    request_id: String,
-    /// The model.
-    model: String,
-    /// One result or one error a picture, in order.
-    results: Vec<BatchResult>,
-}
-
-/// One result or one error.
-#[derive(Union)]
-enum BatchResult {
-    Classified(BatchItem),
-    Refused(BatchRefusal),
-}
-
-/// One picture's answer.
-#[derive(Object)]
-struct BatchItem {
-    /// The picture's place in the request, from 0.
-    index: usize,
-    /// The file's name, where the request has one.
-    filename: Option<String>,
-    #[oai(flatten)]
-    answer: ClassifyResponse,
-}
-
-/// Why one picture has no answer.
-#[derive(Object)]
-struct BatchRefusal {
-    /// The picture's place in the request, from 0.
-    index: usize,
-    /// The file's name, where the request has one.
-    filename: Option<String>,
-    /// What was wrong with this picture.
-    error: Problem,
-}
-
-/// A picture as it came out of a body, or why it was refused there.
-pub(super) struct Received {
-    pub(super) filename: Option<String>,
-    pub(super) bytes: Result<Bytes, ApiError>,
-}
-
-/// The JSON form of a request.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct JsonPictures {
-    image: Option<String>,
-    images: Option<Vec<String>>,
-    top_k: Option<usize>,
-    min_confidence: Option<f32>,
 }
 
 /// A request on its way: what every step needs.
@@ -157,6 +41,10 @@ impl<'r> Call<'r> {
             id: RequestId::of(request),
             started: Instant::now(),
         }
+    }
+
+    fn response(&self, answer: Classification, route: &Route) -> ClassifyResponse {
+        ClassifyResponse::of(answer, route, &self.id.to_string(), self.started.elapsed())
     }
 
     /// Until API keys exist, callers are told apart by their address.
@@ -206,7 +94,7 @@ impl ClassifyApi {
             .classifier
             .classify(&route, picture, options, call.caller())
             .await?;
-        let response = ClassifyResponse::of(answer, &route, &call);
+        let response = call.response(answer, &route);
         let timing = response.timing_ms.header();
         Ok(Response::new(Json(response)).header("Server-Timing", timing))
     }
@@ -248,7 +136,7 @@ impl ClassifyApi {
                 };
                 match outcome {
                     Ok(answer) => {
-                        let answer = ClassifyResponse::of(answer, route, call);
+                        let answer = call.response(answer, route);
                         BatchResult::Classified(BatchItem {
                             index,
                             filename,
@@ -309,7 +197,7 @@ impl ClassifyApi {
             Form::Json => {
                 let text = body.read().await?;
                 // Parsing and base64 take milliseconds for megabytes: not on the runtime's threads.
-                let parse = move || json_pictures(&text, limits);
+                let parse = move || json::read(&text, limits);
                 let (pictures, inside) = tokio::task::spawn_blocking(parse)
                     .await
                     .map_err(|_| ApiError::new(ErrorKind::Internal, "the body was not read"))??;
@@ -319,86 +207,6 @@ impl ClassifyApi {
             }
         }
     }
-}
-
-fn missing() -> ApiError {
-    ApiError::new(ErrorKind::MissingImage, "the request holds no picture")
-}
-
-fn not_empty(bytes: Bytes) -> Result<Bytes, ApiError> {
-    if bytes.is_empty() {
-        Err(missing())
-    } else {
-        Ok(bytes)
-    }
-}
-
-fn json_pictures(text: &[u8], limits: BodyLimits) -> Result<(Vec<Received>, Options), ApiError> {
-    let parsed: JsonPictures = serde_json::from_slice(text).map_err(|error| {
-        ApiError::new(
-            ErrorKind::BadRequest,
-            format!("the JSON body is malformed: {error}"),
-        )
-    })?;
-    let encoded = match (parsed.image, parsed.images) {
-        (Some(image), None) => vec![image],
-        (None, Some(images)) => images,
-        (None, None) => vec![],
-        (Some(_), Some(_)) => {
-            let detail = "the JSON body has both `image` and `images`";
-            return Err(ApiError::new(ErrorKind::BadRequest, detail));
-        }
-    };
-    if encoded.is_empty() {
-        let detail = "the JSON body has no `image` (or, for a batch, `images`)";
-        return Err(ApiError::new(ErrorKind::MissingImage, detail));
-    }
-    if u64::try_from(encoded.len()).unwrap_or(u64::MAX) > limits.images {
-        return Err(multipart::too_many(limits.images));
-    }
-    let pictures = encoded
-        .iter()
-        .map(|text| Received {
-            filename: None,
-            bytes: from_base64(text, limits.image).and_then(not_empty),
-        })
-        .collect();
-    let options = Options {
-        top_k: parsed.top_k,
-        min_confidence: parsed.min_confidence,
-    };
-    Ok((pictures, options))
-}
-
-/// Base64, padded or not; a `data:` URL is taken too, as browsers make them.
-fn from_base64(text: &str, limit: u64) -> Result<Bytes, ApiError> {
-    use base64::engine::{GeneralPurpose, GeneralPurposeConfig};
-    const ENGINE: GeneralPurpose = GeneralPurpose::new(
-        &base64::alphabet::STANDARD,
-        GeneralPurposeConfig::new()
-            .with_decode_padding_mode(base64::engine::DecodePaddingMode::Indifferent),
-    );
-    let text = match text
-        .strip_prefix("data:")
-        .and_then(|url| url.split_once(";base64,"))
-    {
-        Some((_, encoded)) => encoded,
-        None => text,
-    };
-    let decoded = ENGINE.decode(text).map_err(|error| {
-        ApiError::new(
-            ErrorKind::BadRequest,
-            format!("the picture is no base64: {error}"),
-        )
-    })?;
-    let length = u64::try_from(decoded.len()).unwrap_or(u64::MAX);
-    if length > limit {
-        return Err(ApiError::new(
-            ErrorKind::PayloadTooLarge,
-            format!("the picture has {length} bytes; allowed are {limit}"),
-        ));
-    }
-    Ok(decoded.into())
 }
 
 #[OpenApi]
@@ -520,60 +328,4 @@ impl ClassifyApi {
         };
         self.batch(Call::of(request), target, options, body).await
     }
-}
-
-impl ClassifyResponse {
-    fn of(answer: Classification, route: &Route, call: &Call<'_>) -> Self {
-        let timings = answer.timings;
-        Self {
-            request_id: call.id.to_string(),
-            model: answer.model.to_string(),
-            version: answer.version.get(),
-            digest: answer.digest.to_string(),
-            confidence: answer.best.confidence,
-            class: answer.best.class,
-            classes: answer.classes.into_iter().map(ClassView::of).collect(),
-            rollout: RolloutView::of(route.rollout()),
-            cached: false,
-            timing_ms: TimingView {
-                decode: millis(timings.prepare),
-                queue: millis(timings.queue),
-                inference: millis(timings.run),
-                total: millis(call.started.elapsed()),
-            },
-        }
-    }
-}
-
-impl ClassView {
-    fn of(class: ScoredClass) -> Self {
-        Self {
-            class: class.class,
-            index: class.index,
-            confidence: class.confidence,
-        }
-    }
-}
-
-impl RolloutView {
-    pub(super) fn of(rollout: &Rollout) -> Self {
-        Self {
-            mode: rollout.mode().to_owned(),
-        }
-    }
-}
-
-impl TimingView {
-    /// The `Server-Timing` header.
-    fn header(&self) -> String {
-        format!(
-            "decode;dur={}, queue;dur={}, inference;dur={}, total;dur={}",
-            self.decode, self.queue, self.inference, self.total
-        )
-    }
-}
-
-/// Milliseconds with three decimals: microseconds are what the clock is good for.
-fn millis(duration: std::time::Duration) -> f64 {
-    (duration.as_secs_f64() * 1e6).round() / 1e3
 }

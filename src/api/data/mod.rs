@@ -1,8 +1,10 @@
 //! The data plane: what applications call.
 
+mod answer;
 mod body;
 mod classify;
 mod health;
+mod json;
 mod models;
 mod multipart;
 

@@ -4,7 +4,7 @@ use poem_openapi::param::Path;
 use poem_openapi::payload::Json;
 use poem_openapi::{Object, OpenApi};
 
-use super::classify::RolloutView;
+use super::answer::RolloutView;
 use crate::api::DataPlane;
 use crate::api::problem::ApiError;
 use crate::domain::error::ErrorKind;

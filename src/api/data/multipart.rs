@@ -3,8 +3,7 @@
 use bytes::BytesMut;
 use multer::{Field, Multipart};
 
-use super::body::{BodyLimits, CountedBody};
-use super::classify::Received;
+use super::body::{BodyLimits, CountedBody, Received, too_many};
 use crate::api::problem::ApiError;
 use crate::domain::error::ErrorKind;
 
@@ -62,20 +61,6 @@ async fn part(
     } else {
         Ok(read.freeze())
     })
-}
-
-/// More pictures than one request may bring.
-pub(super) fn too_many(limit: u64) -> ApiError {
-    if limit == 1 {
-        return ApiError::new(
-            ErrorKind::BadRequest,
-            "the request holds several pictures; batch-classify takes several",
-        );
-    }
-    ApiError::new(
-        ErrorKind::BatchTooLarge,
-        format!("the request holds more than the {limit} pictures that are allowed"),
-    )
 }
 
 fn no_picture(fields: &[&str], others: &[String]) -> ApiError {
