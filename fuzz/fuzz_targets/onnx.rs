@@ -20,8 +20,11 @@ static FILE: LazyLock<(File, PathBuf)> = LazyLock::new(|| {
 });
 
 /// Stands for a version's folder; only looked at.
-static FOLDER: LazyLock<PathBuf> =
-    LazyLock::new(|| Path::new(env!("CARGO_MANIFEST_DIR")).canonicalize().expect("this folder"));
+static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .canonicalize()
+        .expect("this folder")
+});
 
 fuzz_target!(|data: &[u8]| {
     let (file, path) = &*FILE;

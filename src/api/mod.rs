@@ -5,12 +5,13 @@
 use std::sync::Arc;
 
 use poem::endpoint::BoxEndpoint;
-use poem::http::header;
+use poem::http::{Version, header};
 use poem::{Endpoint, EndpointExt as _, Request, Response, Route, endpoint::make_sync};
 use poem_openapi::OpenApiService;
 
 use crate::classify::Classifier;
 use crate::config::LimitsConfig;
+use crate::domain::error::ErrorKind;
 use crate::domain::ids::ModelId;
 use crate::models::CatalogHandle;
 
@@ -20,6 +21,7 @@ pub mod listener;
 pub mod problem;
 
 use allow::AllowTable;
+use problem::ApiError;
 
 /// What the data plane needs.
 #[derive(Clone)]
@@ -100,7 +102,11 @@ where
     let id = listener::RequestId::of(&request);
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
-    let response = match endpoint.call(request).await {
+    let outcome = match refuse_head(&request) {
+        None => endpoint.call(request).await,
+        Some(refusal) => Err(refusal.into()),
+    };
+    let response = match outcome {
         Ok(response) => response,
         Err(error) => {
             let mut response = problem::response(error, id);
@@ -121,6 +127,25 @@ where
         "answered"
     );
     Ok(response)
+}
+
+/// What is wrong with a request's head, whatever its route.
+fn refuse_head(request: &Request) -> Option<ApiError> {
+    let headers = request.headers();
+    if request.version() == Version::HTTP_11 && !headers.contains_key(header::HOST) {
+        return Some(ApiError::new(
+            ErrorKind::BadRequest,
+            "the request has no Host header",
+        ));
+    }
+    let encoding = headers.get(header::CONTENT_ENCODING)?;
+    let plain = encoding.as_bytes().eq_ignore_ascii_case(b"identity");
+    (!plain).then(|| {
+        ApiError::new(
+            ErrorKind::UnsupportedMediaType,
+            "the body has a Content-Encoding; bodies are taken as they are",
+        )
+    })
 }
 
 /// An answer that never changes, shared and not copied.

@@ -79,6 +79,9 @@ pub fn status_of(kind: ErrorKind) -> (StatusCode, &'static str) {
     }
 }
 
+/// Characters of a detail: what it quotes of the request may be of any length.
+const MAX_DETAIL: usize = 500;
+
 /// A failure on its way to the door.
 #[derive(Debug, thiserror::Error)]
 #[error("{detail}")]
@@ -93,9 +96,14 @@ pub struct ApiError {
 impl ApiError {
     /// A failure of `kind`; `detail` is for the caller.
     pub fn new(kind: ErrorKind, detail: impl Into<String>) -> Self {
+        let mut detail = detail.into();
+        if let Some((end, _)) = detail.char_indices().nth(MAX_DETAIL) {
+            detail.truncate(end);
+            detail.push('…');
+        }
         Self {
             kind,
-            detail: detail.into(),
+            detail,
             retry_after: None,
             cause: None,
         }

@@ -330,7 +330,9 @@ impl Classifier {
         Box::new(move || {
             let EncodedPicture { bytes, reservation } = picture;
             let header = vision::read_header(&bytes, &limits).map_err(ClassifyError::from)?;
-            let pixels = budget.reserve(header.working_bytes)?;
+            // One picture within the pixel limit may need more than all share: then it runs alone.
+            let share = budget.limit().saturating_sub(reservation.bytes());
+            let pixels = budget.reserve(header.working_bytes.min(share))?;
             let decoded = preprocessor
                 .decode_for(&bytes, &header)
                 .map_err(ClassifyError::from)?;

@@ -61,7 +61,10 @@ impl Serialize for Seconds {
 impl<'de> Deserialize<'de> for Seconds {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
-        #[serde(untagged)]
+        #[serde(
+            untagged,
+            expecting = "a duration is seconds or text like 500ms, 5s, 2m, 1h"
+        )]
         enum Written {
             Number(f64),
             Text(String),

@@ -137,7 +137,9 @@ impl Config {
         self.model_store.validate()?;
         self.backend.validate()?;
         self.telemetry.validate()?;
+        self.admin.validate()?;
         self.store.validate()?;
+        self.archive.validate()?;
         self.bootstrap.validate()?;
         for (key, id) in self
             .default_model
@@ -261,6 +263,26 @@ mod tests {
                 &[("LENSGATE__BOOTSTRAP__API_KEY", "short")],
                 &[],
                 ["bootstrap.api_key", "16"],
+            ),
+            (
+                &[],
+                &["server.trusted_proxies=foo"],
+                ["server.trusted_proxies", "10.0.0.0/8"],
+            ),
+            (
+                &[],
+                &["telemetry.log_level=loud"],
+                ["telemetry.log_level", "debug"],
+            ),
+            (
+                &[],
+                &["admin.listen=nonsense"],
+                ["admin.listen", "address:port"],
+            ),
+            (
+                &[],
+                &["archive.images=ftp://x"],
+                ["archive.images", "s3://"],
             ),
             (
                 &[("LENSGATE__STORE__URL", "mysql://x")],

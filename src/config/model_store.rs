@@ -21,7 +21,7 @@ pub struct ModelStoreConfig {
 
 /// `model_store.poll`: `false`, `true` (every 2 s) or an interval.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "poll must be false, true or a duration like 2s")]
 pub enum Poll {
     /// Off, or on at the usual interval.
     Switch(bool),

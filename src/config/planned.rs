@@ -5,6 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::server::check_address;
 use super::{ConfigError, bad};
 
 /// `[admin]`.
@@ -63,8 +64,11 @@ impl StoreConfig {
 
     pub(super) fn validate(&self) -> Result<(), ConfigError> {
         match self.url.split_once("://") {
-            Some(("sqlite" | "postgres" | "postgresql", _)) => Ok(()),
-            _ => Err(bad("store.url", "must begin with sqlite:// or postgres://")),
+            Some(("sqlite" | "postgres" | "postgresql", rest)) if !rest.is_empty() => Ok(()),
+            _ => Err(bad(
+                "store.url",
+                "must be sqlite:// and a file, or postgres:// and a server",
+            )),
         }
     }
 }
@@ -115,6 +119,29 @@ pub struct BootstrapConfig {
     pub api_key: Option<Secret>,
     /// The first admin token, instead of a random one.
     pub admin_token: Option<Secret>,
+}
+
+impl AdminConfig {
+    pub(super) fn validate(&self) -> Result<(), ConfigError> {
+        check_address("admin.listen", &self.listen)
+    }
+}
+
+impl ArchiveConfig {
+    pub(super) fn validate(&self) -> Result<(), ConfigError> {
+        match self
+            .images
+            .as_deref()
+            .map(|images| (images, images.split_once("://")))
+        {
+            None | Some((_, Some(("file" | "s3", _)))) => Ok(()),
+            Some((path, None)) if !path.is_empty() => Ok(()),
+            Some(_) => Err(bad(
+                "archive.images",
+                "must be a folder or begin with s3://",
+            )),
+        }
+    }
 }
 
 impl BootstrapConfig {

@@ -1,7 +1,8 @@
 //! `[server]`: the data plane's listener and its life.
 
-use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -17,7 +18,7 @@ pub struct ServerConfig {
     pub required_models: Vec<String>,
     /// How long a stopping gateway says "not ready" while it still serves.
     pub drain_delay: Seconds,
-    /// How long running requests may take to end after that.
+    /// How long running requests may take to end after that; delay and this together are 40 s at most.
     pub drain_timeout: Seconds,
     /// Proxies (addresses or networks) whose `Forwarded` headers tell the client's address.
     pub trusted_proxies: Vec<String>,
@@ -54,7 +55,18 @@ impl Default for ServerConfig {
     }
 }
 
+/// From the signal to the end, whatever still runs.
+const LONGEST_END: Duration = Duration::from_secs(40);
+
 impl ServerConfig {
+    /// How long running requests may take once the delay is over.
+    #[must_use]
+    pub fn time_to_finish(&self) -> Duration {
+        self.drain_timeout
+            .get()
+            .min(LONGEST_END.saturating_sub(self.drain_delay.get()))
+    }
+
     pub(super) fn validate(&self) -> Result<(), ConfigError> {
         check_address("server.listen", &self.listen)?;
         if self.max_connections == 0 {
@@ -66,12 +78,14 @@ impl ServerConfig {
                 "and server.tls_key are set together or not at all",
             ));
         }
-        let total = self.drain_delay.get() + self.drain_timeout.get();
-        if total.as_secs() > 40 {
+        if let Some(proxy) = self.trusted_proxies.iter().find(|proxy| !is_network(proxy)) {
             return Err(bad(
-                "server.drain_delay",
-                "plus server.drain_timeout is 40s at most",
+                "server.trusted_proxies",
+                format!("has {proxy:?}; allowed are addresses and networks, e.g. 10.0.0.0/8"),
             ));
+        }
+        if self.drain_delay.get() > LONGEST_END {
+            return Err(bad("server.drain_delay", "must be 40s at most"));
         }
         for (key, value) in [
             ("server.header_timeout", self.header_timeout),
@@ -84,6 +98,17 @@ impl ServerConfig {
         }
         Ok(())
     }
+}
+
+/// An address, or an address and a prefix length.
+fn is_network(text: &str) -> bool {
+    let (address, length) = text.split_once('/').unwrap_or((text, "0"));
+    let most = match address.parse::<IpAddr>() {
+        Ok(IpAddr::V4(_)) => 32,
+        Ok(IpAddr::V6(_)) => 128,
+        Err(_) => return false,
+    };
+    length.parse::<u8>().is_ok_and(|length| length <= most)
 }
 
 /// `address:port`, the address numeric or `localhost`.

@@ -35,12 +35,23 @@ impl Default for TelemetryConfig {
 
 impl TelemetryConfig {
     pub(super) fn validate(&self) -> Result<(), ConfigError> {
-        if self.log_level.trim().is_empty() {
-            return Err(bad(
+        // `target=level` or `level`, comma-separated.
+        let level_of = |directive: &str| match directive.rsplit_once('=') {
+            Some((_, level)) => level.trim().to_ascii_lowercase(),
+            None => directive.trim().to_ascii_lowercase(),
+        };
+        let known = ["off", "error", "warn", "info", "debug", "trace"];
+        match self
+            .log_level
+            .split(',')
+            .map(level_of)
+            .find(|level| !known.contains(&level.as_str()))
+        {
+            None => Ok(()),
+            Some(level) => Err(bad(
                 "telemetry.log_level",
-                "must be error, warn, info, debug or trace",
-            ));
+                format!("has the level {level:?}; allowed are {}", known.join(", ")),
+            )),
         }
-        Ok(())
     }
 }

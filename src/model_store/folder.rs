@@ -158,6 +158,8 @@ fn read_manifest(dir: &Path) -> Result<Option<String>, String> {
     let path = dir.join("model.toml");
     match fs::metadata(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        // Reading a pipe or a device would never end.
+        Ok(found) if !found.is_file() => Err("model.toml is not a file".to_owned()),
         Ok(found) if found.len() > MAX_MANIFEST_BYTES => {
             Err(format!("model.toml has {} bytes", found.len()))
         }

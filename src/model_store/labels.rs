@@ -25,6 +25,9 @@ pub(super) fn read(
     for dir in [version_dir, model_dir] {
         let path = inside(dir, name).map_err(|reason| format!("labels: {reason}"))?;
         match std::fs::metadata(&path) {
+            Ok(found) if !found.is_file() => {
+                return Err(format!("labels: {name} is not a file"));
+            }
             Ok(found) if found.len() > MAX_LABELS_BYTES => {
                 return Err(format!("labels: {name} has {} bytes", found.len()));
             }

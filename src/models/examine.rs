@@ -128,6 +128,7 @@ impl Steps<'_> {
         let warm_up = self.warm_up(&*session, &input, &preprocessor, &output_info);
         let (raw, warm_up) = self.note("warm_up", warm_up)?;
         let output = self.output_spec(&output_info, &raw);
+        let output = self.note("scores", output)?;
         let labels = self.labels(raw.len());
         let (labels, unlabelled) = self.note("labels", labels)?;
         let opened = Opened {
@@ -212,11 +213,18 @@ impl Steps<'_> {
 
     fn output(&self, signature: &Signature) -> Result<(TensorInfo, String), String> {
         let named = self.candidate.manifest.output.name.as_deref();
-        // Several outputs and no name: the first that a classifier could have.
+        // Several outputs and no name: the first that a classifier could have, a lone open axis last, since
+        // that may as well be one number a picture.
         let fits =
             |info: &&TensorInfo| info.element.is_ok() && graph::output_classes(&info.shape).is_ok();
-        let info = match (named, signature.outputs.iter().find(fits)) {
-            (None, Some(info)) => info,
+        let mut fitting = signature.outputs.iter().filter(fits);
+        let vague = |info: &TensorInfo| info.shape == [None];
+        let info = match (
+            named,
+            fitting.clone().find(|info| !vague(info)),
+            fitting.next(),
+        ) {
+            (None, Some(info), _) | (None, None, Some(info)) => info,
             _ => choose("output", &signature.outputs, named)?,
         };
         let element = element_of("output", info)?;
@@ -279,7 +287,7 @@ impl Steps<'_> {
     }
 
     /// Decided once: what the manifest says, else what the graph says, else what the warm-up looks like.
-    fn output_spec(&self, info: &TensorInfo, raw: &TensorData) -> OutputSpec {
+    fn output_spec(&self, info: &TensorInfo, raw: &TensorData) -> Outcome<OutputSpec> {
         let Candidate {
             manifest, facts, ..
         } = self.candidate;
@@ -311,7 +319,11 @@ impl Steps<'_> {
                 Activation::Softmax
             },
         );
-        spec
+        let scores = vision::scores(raw, 0..raw.len(), &spec);
+        if scores.iter().any(|score| !score.is_finite()) {
+            return Err("the warm-up's scores are not finite".to_owned());
+        }
+        Ok((spec, spec.activation.as_str().to_owned()))
     }
 
     fn labels(&self, classes: usize) -> Outcome<(Arc<[String]>, bool)> {

@@ -1,12 +1,14 @@
 //! The only writer of the catalog: finds what the store offers, loads it beside what serves, publishes.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::catalog::{Catalog, CatalogHandle, ModelEntry, VersionEntry, VersionState};
-use super::loader::Loader;
+use super::loaded::LoadedVersion;
+use super::loader::{LoadError, Loader};
 use crate::domain::rollout::Rollout;
 use crate::model_store::{Candidate, Content, FoundModel, FoundVersion, ModelStore, StoreError};
 
@@ -29,10 +31,17 @@ pub struct ModelManager {
     /// The next catalog is made under this lock, so that no two writers lose each other's change.
     writing: Mutex<()>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    stopping: AtomicBool,
 }
 
 /// Versions that load at the same time.
 const LOADING_THREADS: usize = 2;
+
+/// A version that is not live by then has failed, and holds up nobody else.
+const LOADING_TIME: Duration = Duration::from_mins(2);
+
+/// How long a stopping manager waits for a version that is just loading.
+const STOPPING_TIME: Duration = Duration::from_secs(2);
 
 impl ModelManager {
     /// A manager over `store`; nothing is read before [`Self::start`].
@@ -44,6 +53,7 @@ impl ModelManager {
             handle: CatalogHandle::default(),
             writing: Mutex::new(()),
             threads: Mutex::default(),
+            stopping: AtomicBool::new(false),
         })
     }
 
@@ -94,7 +104,10 @@ impl ModelManager {
                             .pop_front()
                     };
                     while let Some(candidate) = next() {
-                        manager.load(&candidate);
+                        if manager.stopping.load(Ordering::Acquire) {
+                            return;
+                        }
+                        manager.load(candidate);
                     }
                 })
                 .map_err(ManagerError::Thread)?;
@@ -106,17 +119,18 @@ impl ModelManager {
         Ok(())
     }
 
-    fn load(&self, candidate: &Candidate) {
+    fn load(self: &Arc<Self>, candidate: Candidate) {
+        let candidate = Arc::new(candidate);
         let (model, version) = (candidate.model.as_str(), candidate.number.get());
         let digest = Some(candidate.digest);
-        self.update(candidate, |_| VersionEntry {
+        self.update(&candidate, |_| VersionEntry {
             state: VersionState::Loading,
             digest,
             reason: None,
             loaded: None,
         });
         let started = Instant::now();
-        let entry = match self.loader.load(candidate) {
+        let entry = match self.load_in_time(&candidate) {
             Ok(loaded) => {
                 tracing::info!(
                     model,
@@ -144,7 +158,40 @@ impl ModelManager {
                 }
             }
         };
-        self.update(candidate, |_| entry.clone());
+        self.update(&candidate, |_| entry.clone());
+    }
+
+    /// Loads on a thread of its own. One that does not come back is left behind: a runtime cannot be stopped from
+    /// outside, and the others must not wait for it.
+    fn load_in_time(
+        self: &Arc<Self>,
+        candidate: &Arc<Candidate>,
+    ) -> Result<LoadedVersion, LoadError> {
+        let failed = |reason: String| LoadError {
+            reason,
+            checks: Vec::new(),
+        };
+        let (manager, wanted) = (Arc::clone(self), Arc::clone(candidate));
+        let (tell, outcome) = mpsc::channel();
+        std::thread::Builder::new()
+            .name(format!("load {}/{}", candidate.model, candidate.number))
+            .spawn(move || {
+                let loaded = manager.loader.load(&wanted);
+                if let Err(mpsc::SendError(Ok(late))) = tell.send(loaded) {
+                    late.scheduler.stop();
+                }
+            })
+            .map_err(|error| failed(format!("the system gives no thread: {error}")))?;
+        match outcome.recv_timeout(LOADING_TIME) {
+            Ok(loaded) => loaded,
+            Err(mpsc::RecvTimeoutError::Timeout) => Err(failed(format!(
+                "it did not finish loading within {} s",
+                LOADING_TIME.as_secs()
+            ))),
+            Err(mpsc::RecvTimeoutError::Disconnected) => {
+                Err(failed("loading it panicked".to_owned()))
+            }
+        }
     }
 
     /// Publishes a catalog in which one version's entry is another.
@@ -159,13 +206,20 @@ impl ModelManager {
         self.handle.publish(catalog);
     }
 
-    /// Ends loading and execution: waits for what loads, finishes what waits in the queues, joins every thread.
+    /// Ends loading and execution: waits a little for what loads, finishes what waits in the queues, joins its threads.
     /// Blocks: never call it on the async runtime.
     pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+        let deadline = Instant::now() + STOPPING_TIME;
         let threads =
             std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
         for thread in threads {
-            if thread.join().is_err() {
+            while !thread.is_finished() && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            if !thread.is_finished() {
+                tracing::warn!("a model is still loading and is left behind");
+            } else if thread.join().is_err() {
                 tracing::error!("a loading thread panicked");
             }
         }

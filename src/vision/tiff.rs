@@ -31,8 +31,67 @@ fn open(bytes: &[u8], pixel_bytes: usize) -> Result<File<'_>, VisionError> {
     limits.decoding_buffer_size = pixel_bytes;
     limits.intermediate_buffer_size = pixel_bytes.saturating_add(1 << 20);
     limits.ifd_value_size = TAG_BYTES;
+    if has_endless_tag(bytes) {
+        return Err(VisionError::undecodable(
+            Format::Tiff,
+            "a tag has too many values",
+        ));
+    }
     let decoder = Decoder::new(Cursor::new(bytes)).map_err(|e| refuse(&e))?;
     Ok(decoder.with_limits(limits))
+}
+
+/// Tags of numbers that the crate reads at once: bits, strips, palette, tiles, extra samples, sample format, JPEG tables.
+const EAGER: [u16; 9] = [258, 273, 279, 320, 324, 325, 338, 339, 347];
+/// Values of such a tag: a palette of 16 bits has 3 x 65536, a picture in strips one a row at most.
+const EAGER_VALUES: u64 = 200_000;
+
+/// Whether the first directory announces more values than a picture has. The crate takes its limits only after it has
+/// read them, 32 bytes a value.
+fn has_endless_tag(bytes: &[u8]) -> bool {
+    let (endian, big) = match bytes {
+        [b'I', b'I', version @ (42 | 43), 0, ..] => (Endian { big: false }, *version == 43),
+        [b'M', b'M', 0, version @ (42 | 43), ..] => (Endian { big: true }, *version == 43),
+        _ => return false,
+    };
+    let number = |at: usize| {
+        let (first, second) = (
+            endian.u32(bytes, at)?,
+            endian.u32(bytes, at.checked_add(4)?)?,
+        );
+        let (high, low) = if endian.big {
+            (first, second)
+        } else {
+            (second, first)
+        };
+        Some(u64::from(high) << 32 | u64::from(low))
+    };
+    let walk = || {
+        // Where the directory begins, how many bytes tell its length, how many an entry has.
+        let (start, counter, entry) = if big {
+            (usize::try_from(number(8)?).ok()?, 8, 20)
+        } else {
+            (usize::try_from(endian.u32(bytes, 4)?).ok()?, 2, 12)
+        };
+        let first = start.checked_add(counter)?;
+        let entries = bytes.get(first..)?.chunks_exact(entry);
+        let announced = if big {
+            usize::try_from(number(start)?).unwrap_or(usize::MAX)
+        } else {
+            usize::from(endian.u16(bytes, start)?)
+        };
+        entries.take(announced).enumerate().find_map(|(place, _)| {
+            let at = first + place * entry;
+            let count = if big {
+                number(at + 4)?
+            } else {
+                u64::from(endian.u32(bytes, at + 4)?)
+            };
+            let tag = endian.u16(bytes, at)?;
+            (EAGER.contains(&tag) && count > EAGER_VALUES).then_some(())
+        })
+    };
+    walk().is_some()
 }
 
 /// Reads the tags of the first page.
@@ -260,5 +319,39 @@ fn refuse(error: &TiffError) -> VisionError {
             VisionError::undecodable(Format::Tiff, "its strips or tags are too large")
         }
         other => VisionError::undecodable(Format::Tiff, other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tag_of_millions_of_values_is_seen_before_the_crate_reads_it() {
+        let classic = |tag: u16, count: u32| {
+            let mut file = b"II\x2a\0\x08\0\0\0\x01\0".to_vec();
+            file.extend_from_slice(&tag.to_le_bytes());
+            file.extend_from_slice(&1_u16.to_le_bytes());
+            file.extend_from_slice(&count.to_le_bytes());
+            file.extend_from_slice(&[0; 4]);
+            file
+        };
+        assert!(has_endless_tag(&classic(273, 8_000_000)));
+        assert!(!has_endless_tag(&classic(273, 1000)));
+        assert!(
+            !has_endless_tag(&classic(34_675, 8_000_000)),
+            "a colour profile may be long"
+        );
+        let mut big = b"MM\0\x2b\0\x08\0\0".to_vec();
+        big.extend_from_slice(&16_u64.to_be_bytes());
+        big.extend_from_slice(&1_u64.to_be_bytes());
+        big.extend_from_slice(&279_u16.to_be_bytes());
+        big.extend_from_slice(&1_u16.to_be_bytes());
+        big.extend_from_slice(&8_000_000_u64.to_be_bytes());
+        big.extend_from_slice(&[0; 8]);
+        assert!(has_endless_tag(&big));
+        for cut in 0..big.len() {
+            has_endless_tag(&big[..cut]);
+        }
     }
 }

@@ -2,11 +2,12 @@
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, ChildStderr, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::fixture::gateway::Answer;
 use crate::fixture::store::TestStore;
 use crate::fixture::{data, root};
 
@@ -115,7 +116,9 @@ fn models_check_says_what_each_version_is_or_why_it_fails() {
         .collect();
     assert_eq!(
         names,
-        ["graph", "input", "output", "warm_up", "labels", "golden"]
+        [
+            "graph", "input", "output", "warm_up", "scores", "labels", "golden"
+        ]
     );
     let wrong = version(2, 0);
     let last = wrong["checks"]
@@ -158,76 +161,165 @@ fn config_check_shows_no_secret() {
     assert_eq!(value["limits"]["max_batch_images"], 32);
 }
 
-/// The real binary from its start to its end: ready, answering, ended by SIGTERM with exit code 0.
-#[test]
-fn serve_starts_answers_and_ends_on_sigterm() {
-    let mut gateway = Command::new(env!("CARGO_BIN_EXE_lensgate"))
-        .arg("serve")
-        .args(["--config", data("empty.toml").to_str().expect("a path")])
-        .env("LENSGATE__SERVER__LISTEN", "127.0.0.1:0")
-        .env("LENSGATE__SERVER__DRAIN_DELAY", "0")
-        .env("LENSGATE__TELEMETRY__LOG_FORMAT", "json")
-        .current_dir(root())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the binary runs");
-    let mut log = BufReader::new(gateway.stderr.take().expect("a log"));
-    let mut seen = String::new();
-    let address = loop {
-        let mut line = String::new();
-        assert!(
-            log.read_line(&mut line).expect("text") > 0,
-            "it ended early:\n{seen}"
-        );
-        seen.push_str(&line);
-        let entry: Value = serde_json::from_str(&line).expect("a log line is JSON");
-        if entry["message"]
-            .as_str()
-            .is_some_and(|message| message.contains("lensgate serves"))
-        {
-            break entry["address"].as_str().expect("an address").to_owned();
-        }
-    };
-    let base = format!("http://{address}");
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("a runtime");
-    runtime.block_on(async {
-        let client = reqwest::Client::new();
-        let deadline = Instant::now() + Duration::from_mins(1);
-        loop {
-            let answer = client
-                .get(format!("{base}/health/ready"))
-                .send()
-                .await
-                .expect("an answer");
-            if answer.status().is_success() {
-                break;
+/// The real binary, serving; killed when the test is over.
+struct Served {
+    process: Child,
+    log: BufReader<ChildStderr>,
+    base: String,
+}
+
+impl Served {
+    fn start(variables: &[(&str, &str)]) -> Self {
+        let mut process = Command::new(env!("CARGO_BIN_EXE_lensgate"))
+            .arg("serve")
+            .args(["--config", data("empty.toml").to_str().expect("a path")])
+            .env("LENSGATE__SERVER__LISTEN", "127.0.0.1:0")
+            .env("LENSGATE__TELEMETRY__LOG_FORMAT", "json")
+            .envs(variables.iter().copied())
+            .current_dir(root())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary runs");
+        let mut log = BufReader::new(process.stderr.take().expect("a log"));
+        let mut seen = String::new();
+        let address = loop {
+            let mut line = String::new();
+            assert!(
+                log.read_line(&mut line).expect("text") > 0,
+                "it ended early:\n{seen}"
+            );
+            seen.push_str(&line);
+            let entry: Value =
+                serde_json::from_str(&line).unwrap_or_else(|_| panic!("{line:?} is not JSON"));
+            if entry["message"]
+                .as_str()
+                .is_some_and(|text| text.contains("lensgate serves"))
+            {
+                break entry["address"].as_str().expect("an address").to_owned();
             }
+        };
+        Self {
+            process,
+            log,
+            base: format!("http://{address}"),
+        }
+    }
+
+    async fn ready(&self, client: &reqwest::Client) {
+        let deadline = Instant::now() + Duration::from_mins(1);
+        let probe = || client.get(format!("{}/health/ready", self.base)).send();
+        while !probe().await.expect("an answer").status().is_success() {
             assert!(Instant::now() < deadline, "it does not become ready");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        let picture = crate::fixture::read(Path::new(&sample("7_a.png")));
+    }
+
+    async fn classify(&self, client: &reqwest::Client, picture: Vec<u8>) -> Answer {
+        let route = format!("{}/v1/models/digits/classify", self.base);
         let request = client
-            .post(format!("{base}/v1/models/digits/classify"))
+            .post(route)
             .header("content-type", "image/png")
             .body(picture);
-        let answer =
-            crate::fixture::gateway::Answer::of(request.send().await.expect("an answer")).await;
-        assert_eq!(answer.assert_ok()["class"], "7");
-    });
-    let pid = gateway.id().to_string();
-    assert!(
-        Command::new("kill")
-            .args(["-TERM", &pid])
-            .status()
-            .expect("kill")
-            .success()
+        Answer::of(request.send().await.expect("an answer")).await
+    }
+
+    fn signal(&self) {
+        let pid = self.process.id().to_string();
+        assert!(
+            Command::new("kill")
+                .args(["-TERM", &pid])
+                .status()
+                .expect("kill")
+                .success()
+        );
+    }
+
+    /// Its exit code and the rest of its log.
+    fn end(&mut self) -> (Option<i32>, String) {
+        let ended = self.process.wait().expect("it ends");
+        let mut rest = String::new();
+        self.log.read_to_string(&mut rest).expect("text");
+        (ended.code(), rest)
+    }
+
+    /// Resident memory in MiB.
+    fn resident(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/statm", self.process.id()));
+        let pages = status
+            .expect("proc")
+            .split(' ')
+            .nth(1)
+            .and_then(|pages| pages.parse().ok());
+        pages.map_or(0, |pages: u64| (pages * 4096) >> 20)
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+    }
+}
+
+fn seven() -> Vec<u8> {
+    crate::fixture::read(Path::new(&sample("7_a.png")))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signal_is_a_delay_of_serving_on_and_then_a_good_end() {
+    let mut served = Served::start(&[("LENSGATE__SERVER__DRAIN_DELAY", "1500ms")]);
+    let client = reqwest::Client::new();
+    served.ready(&client).await;
+    assert_eq!(
+        served.classify(&client, seven()).await.assert_ok()["class"],
+        "7"
     );
-    let ended = gateway.wait().expect("it ends");
-    let mut rest = String::new();
-    log.read_to_string(&mut rest).expect("text");
-    assert_eq!(ended.code(), Some(0), "{rest}");
-    assert!(rest.contains("stopped"), "{rest}");
+    let signalled = Instant::now();
+    served.signal();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let probe = client
+        .get(format!("{}/health/ready", served.base))
+        .send()
+        .await;
+    let probe = Answer::of(probe.expect("an answer")).await;
+    probe.assert_problem(503, "draining");
+    assert_eq!(
+        served.classify(&client, seven()).await.assert_ok()["class"],
+        "7"
+    );
+    let (code, log) = served.end();
+    assert_eq!(code, Some(0), "{log}");
+    assert!(signalled.elapsed() >= Duration::from_millis(1500), "{log}");
+    assert!(log.contains("stopped"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_signal_cuts_the_delay_short() {
+    let mut served = Served::start(&[("LENSGATE__SERVER__DRAIN_DELAY", "30s")]);
+    let signalled = Instant::now();
+    served.signal();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    served.signal();
+    assert_eq!(served.end().0, Some(0));
+    assert!(signalled.elapsed() < Duration::from_secs(20));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_comes_back_after_a_crowd_of_large_bodies() {
+    let served = Served::start(&[("LENSGATE__SERVER__DRAIN_DELAY", "0")]);
+    let client = reqwest::Client::new();
+    served.ready(&client).await;
+    let before = served.resident();
+    let body = vec![b'x'; 10 << 20];
+    for _ in 0..3 {
+        let crowd = (0..40).map(|_| served.classify(&client, body.clone()));
+        for answer in futures_util::future::join_all(crowd).await {
+            assert!([415, 503].contains(&answer.status.as_u16()), "{answer:?}");
+        }
+    }
+    let after = served.resident();
+    println!("{before} MiB before, {after} MiB after");
+    assert!(
+        after < before + 200,
+        "{before} MiB before, {after} MiB after"
+    );
 }

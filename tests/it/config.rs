@@ -46,3 +46,11 @@ fn the_shipped_file_names_every_key() {
         }
     }
 }
+
+#[test]
+fn the_settings_know_the_providers_that_the_backend_knows() {
+    assert_eq!(
+        lensgate::config::EXECUTION_PROVIDERS,
+        lensgate::backend::ort::PROVIDERS
+    );
+}

@@ -321,6 +321,45 @@ async fn every_answer_has_an_id_of_its_own() {
     assert_eq!(ids.len(), 6);
 }
 
+#[tokio::test]
+async fn a_picture_within_the_pixel_limit_runs_alone_when_it_needs_all_the_memory() {
+    let store = TestStore::digits();
+    let settings = [
+        "limits.max_image_bytes=9000000",
+        "limits.max_inflight_bytes=12000000",
+    ];
+    let gateway = TestGateway::start(store.path(), &settings).await;
+    let large = noise_png(4000, 2500);
+    for _ in 0..3 {
+        gateway
+            .raw(ROUTE, "image/png", large.clone())
+            .await
+            .assert_ok();
+    }
+}
+
+#[tokio::test]
+async fn heads_that_are_no_request_of_ours() {
+    let store = TestStore::digits();
+    let gateway = TestGateway::start(store.path(), &[]).await;
+    let zipped = gateway
+        .post(ROUTE)
+        .header(CONTENT_TYPE, "image/png")
+        .header("content-encoding", "gzip")
+        .body(seven());
+    gateway
+        .send(zipped)
+        .await
+        .assert_problem(415, "unsupported_media_type");
+    let long = format!("/v1/models/{}/classify", "a".repeat(20_000));
+    let answer = gateway.raw(&long, "image/png", seven()).await;
+    let detail = answer.assert_problem(404, "model_not_found");
+    assert!(
+        detail.chars().count() <= 501,
+        "a detail quotes no more than people read"
+    );
+}
+
 /// A gray PNG that does not compress, stored without compression by hand.
 pub(crate) fn noise_png(width: u32, height: u32) -> Vec<u8> {
     let mut bytes = Vec::new();

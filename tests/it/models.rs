@@ -218,3 +218,28 @@ async fn providers_that_are_not_there_fall_back_to_the_cpu() {
     let used = version["providers"].as_array().expect("providers");
     assert_eq!(used.last(), Some(&json!("cpu")), "{version}");
 }
+
+#[tokio::test]
+async fn a_pipe_where_a_file_should_be_fails_its_version_and_blocks_nobody() {
+    let store = TestStore::digits();
+    for (model, pipe) in [
+        ("labels", "labels.txt"),
+        ("manifest", "model.toml"),
+        ("graph", "1/model.onnx"),
+    ] {
+        let digits = root().join("model-store/digits/1/model.onnx");
+        store.write(&format!("{model}/1/model.onnx"), read(digits));
+        let path = store.path().join(model).join(pipe);
+        let _ = std::fs::remove_file(&path);
+        let made = std::process::Command::new("mkfifo").arg(&path).status();
+        assert!(made.expect("mkfifo").success());
+    }
+    let gateway = TestGateway::start(store.path(), &[]).await;
+    for model in ["labels", "manifest", "graph"] {
+        let view = gateway.get(&format!("/v1/models/{model}")).await;
+        let version = &view.assert_ok()["versions"][0];
+        assert_eq!(version["state"], "failed", "{model}: {version}");
+        let reason = version["reason"].as_str().expect("a reason");
+        assert!(reason.contains("not a file"), "{model}: {reason}");
+    }
+}

@@ -12,7 +12,7 @@ use crate::domain::error::ErrorKind;
 
 /// The JSON form of a request.
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object with `image` or `images`")]
 struct JsonPictures {
     image: Option<String>,
     images: Option<Vec<String>>,

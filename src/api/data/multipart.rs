@@ -22,7 +22,9 @@ pub(super) async fn read(
         if !fields.contains(&name.as_str()) {
             // Read to its end, so that the next part is found; nothing of it is kept.
             while field.chunk().await.map_err(refusal)?.is_some() {}
-            others.push(name);
+            if others.len() < 10 {
+                others.push(name);
+            }
             continue;
         }
         if u64::try_from(pictures.len()).unwrap_or(u64::MAX) >= limits.images {

@@ -68,7 +68,7 @@ async fn serve(server: &Arc<Server>, stream: TcpStream, peer: SocketAddr, reserv
     let mut prefix = Vec::new();
     let opened = tokio::select! {
         biased;
-        opened = open(server, socket.clone(), &mut prefix) => opened,
+        opened = open(server, socket.clone(), reserved, &mut prefix) => opened,
         () = stopped(server) => return,
     };
     let (stream, opening) = match opened {
@@ -120,13 +120,23 @@ async fn stopped(server: &Server) {
     tokio::time::sleep(STOP_GRACE).await;
 }
 
+/// On a place that is kept for health checks, a silent connection may not sit for long.
+const RESERVED_PATIENCE: Duration = Duration::from_secs(2);
+
 /// Handshake and first bytes, both within one `header_timeout`.
 async fn open(
     server: &Server,
     socket: Socket,
+    reserved: bool,
     prefix: &mut Vec<u8>,
 ) -> io::Result<(Stream, Opening)> {
-    let deadline = Instant::now() + server.config.header_timeout;
+    let patience = server.config.header_timeout;
+    let patience = if reserved {
+        patience.min(RESERVED_PATIENCE)
+    } else {
+        patience
+    };
+    let deadline = Instant::now() + patience;
     let mut stream = match &server.tls {
         None => Stream::Plain(socket),
         Some(acceptor) => Stream::Tls(Box::new(
@@ -173,6 +183,8 @@ async fn speak_http1(
     let service = Arc::new(service);
     let conn = http1::Builder::new()
         .header_read_timeout(None)
+        // A FIN is judged by the driver: hyper would drop a request whose client only has no more to send.
+        .half_close(true)
         .max_header_size(MAX_HEAD)
         .max_buf_size(BUFFER)
         .serve_connection(

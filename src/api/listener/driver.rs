@@ -26,6 +26,9 @@ use super::{
 
 /// From `stop` to the closing of idle connections: requests that have reached the kernel by then are still read.
 pub(super) const STOP_GRACE: Duration = Duration::from_millis(50);
+/// From a client's FIN to the end of its running request: one that only said that it has no more to send still gets an
+/// answer that is nearly there, and one whose body broke off is told so; one that has gone does not hold a core.
+const FIN_GRACE: Duration = Duration::from_millis(250);
 /// From the goodbye (HTTP/2 GOAWAY) on an idle connection to its end, unless an answer is still going out.
 const GOODBYE: Duration = Duration::from_secs(5);
 
@@ -101,6 +104,7 @@ pub(super) async fn drive<C: Connection>(
     let mut left = pin!(socket.left());
     let mut stop = pin!(server.stop.cancelled());
     let mut timer = pin!(sleep_until(Instant::now()));
+    let mut gone: Option<Instant> = None;
     let mut stopping: Option<Instant> = None;
     let mut retired: Option<Instant> = None;
     poll_fn(|cx| {
@@ -113,15 +117,16 @@ pub(super) async fn drive<C: Connection>(
                     // hyper has to look again: the connection may be free for its next request now.
                     continue;
                 }
-                if watch.phase() == Phase::Busy && left.as_mut().poll(cx).is_ready() {
-                    return Poll::Ready(End::Left);
+                let busy = watch.phase() == Phase::Busy;
+                if busy && gone.is_none() && left.as_mut().poll(cx).is_ready() {
+                    gone = Some(Instant::now() + FIN_GRACE);
                 }
             }
             if stopping.is_none() && stop.as_mut().poll(cx).is_ready() {
                 stopping = Some(Instant::now() + STOP_GRACE);
             }
             let verdict = if C::HTTP1 {
-                http1(&server.config, watch)
+                http1(&server.config, watch, gone)
             } else {
                 http2(&server.config, watch, retired)
             };
@@ -154,11 +159,11 @@ fn due(at: Instant, then: Verdict) -> Verdict {
     }
 }
 
-fn http1(config: &ListenerConfig, watch: &Watch) -> Verdict {
+fn http1(config: &ListenerConfig, watch: &Watch, gone: Option<Instant>) -> Verdict {
     match watch.phase() {
         Phase::Head(since) => due(since + config.header_timeout, Verdict::End(End::SlowHead)),
         Phase::Idle(since) => due(since + config.idle_timeout, Verdict::End(End::Idle)),
-        Phase::Busy => Verdict::Wait(None),
+        Phase::Busy => gone.map_or(Verdict::Wait(None), |at| due(at, Verdict::End(End::Left))),
     }
 }
 

@@ -104,7 +104,7 @@ pub enum ListenerError {
         source: io::Error,
     },
     /// The address is taken, not ours, or not allowed.
-    #[error("cannot listen on {addr}: {source}")]
+    #[error("cannot listen on {addr}")]
     Bind {
         /// As it was resolved.
         addr: SocketAddr,

@@ -83,6 +83,9 @@ impl Service {
         {
             response.headers_mut().insert(X_REQUEST_ID, value);
         }
+        if !self.http1 {
+            self.take_rest(&tally).await;
+        }
         self.settle(&mut response, &tally, expects);
         let mut response = http::Response::from(response);
         if head_only {
@@ -110,6 +113,26 @@ impl Service {
                 tracing::error!(request_id = %id, panic = panic_message(&*payload), "handler panicked");
                 INTERNAL.response(id)
             }
+        }
+    }
+
+    /// HTTP/2: takes a bounded rest of an unread body before the answer goes out. Some clients drop an answer that
+    /// comes with the reset of a stream on which they are still sending.
+    async fn take_rest(&self, tally: &SharedTally) {
+        let config = &self.server.config;
+        let rest = {
+            let mut tally = tally.get();
+            let unread = tally.progress == Progress::Open;
+            tally.rest.take().filter(|_| unread)
+        };
+        let short = |rest: &Incoming| {
+            rest.size_hint()
+                .exact()
+                .is_some_and(|length| length <= config.linger_bytes)
+        };
+        if let Some(rest) = rest.filter(short) {
+            let mut drain = Drain::new(rest, config);
+            std::future::poll_fn(|cx| drain.poll(cx)).await;
         }
     }
 

@@ -232,11 +232,12 @@ fn whole_library(path: &Path) -> Result<(), Fault> {
     const SEGMENT_SIZE: u16 = 56;
     const SECTION_SIZE: u16 = 64;
 
-    let mut file = File::open(path)?;
-    let metadata = file.metadata()?;
+    // Before it is opened: opening a pipe would wait for somebody to write to it.
+    let metadata = std::fs::metadata(path)?;
     if !metadata.is_file() {
         return Err(Fault::Is("is not a file"));
     }
+    let mut file = File::open(path)?;
     let len = metadata.len();
     let mut header = [0_u8; 64];
     match file.read_exact(&mut header) {

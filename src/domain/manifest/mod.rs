@@ -33,7 +33,10 @@ pub struct Manifest {
 
 /// Where the labels come from.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "labels must be a file's name or a list of labels"
+)]
 pub enum LabelsSource {
     /// A file beside the manifest, one label a line.
     File(String),
@@ -76,7 +79,7 @@ pub struct InputSection {
 
 /// `resize_to`: one side or both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "resize_to must be a number or [H, W]")]
 pub enum ResizeTo {
     /// The shorter side, or both sides of a square.
     Side(u32),
@@ -96,7 +99,7 @@ pub enum CropMode {
 
 /// `mean` and `std`: one number for all channels or one a channel.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "mean and std must be a number or one a channel")]
 pub enum PerChannel {
     /// The same for all.
     One(f64),
@@ -167,7 +170,10 @@ pub enum VersionsChoice {
 }
 
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "versions must be \"all\", \"latest\" or a list of numbers"
+)]
 enum VersionsText {
     Word(VersionsWord),
     List(Vec<u64>),
@@ -308,15 +314,22 @@ impl Manifest {
             return refuse("input.std", "must not be 0");
         }
         let serving = &self.serving;
-        for (key, value) in [
-            ("serving.instances", serving.instances),
-            ("serving.threads", serving.threads),
-            ("serving.max_batch_size", serving.max_batch_size),
-            ("serving.max_queue", serving.max_queue),
+        for (key, value, most) in [
+            ("serving.instances", serving.instances, 256),
+            ("serving.threads", serving.threads, 256),
+            ("serving.max_batch_size", serving.max_batch_size, 1024),
+            ("serving.max_queue", serving.max_queue, 65_536),
         ] {
-            if value.is_some_and(|n| n == 0 || n > 65_536) {
-                return refuse(key, "must be 1 to 65536");
+            if value.is_some_and(|n| n == 0 || n > most) {
+                return refuse(key, format!("must be 1 to {most}"));
             }
+        }
+        if self
+            .output
+            .scale
+            .is_some_and(|scale| !scale.is_finite() || scale <= 0.0)
+        {
+            return refuse("output.scale", "must be a finite number above 0");
         }
         if serving.timeout_ms == Some(0) {
             return refuse("serving.timeout_ms", "must be at least 1");
@@ -427,6 +440,9 @@ mod tests {
             ("[input]\nlayout = 'CHW'", "NCHW"),
             ("[input]\nfilter = 'area'", "bilinear"),
             ("[serving]\ninstances = 0", "serving.instances"),
+            ("[serving]\ninstances = 65536", "serving.instances"),
+            ("[output]\nscale = nan", "output.scale"),
+            ("[input]\nresize_to = 'large'", "resize_to must be"),
             (
                 "[[golden]]\nimage = 'a'\nlabel = 'b'\nmin_confidence = 2",
                 "min_confidence",

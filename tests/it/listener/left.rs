@@ -67,3 +67,16 @@ async fn a_client_that_stays_gets_its_answer() {
     assert_eq!(ask(&mut client, &get("/nap")).await.body, "napped");
     assert_eq!(gateway.next_sleep(millis(1)).await, None);
 }
+
+#[tokio::test]
+async fn a_client_that_only_has_no_more_to_send_gets_its_answer() {
+    let gateway = Gateway::start(ListenerConfig::default()).await;
+    for _ in 0..20 {
+        let mut client = gateway.connect().await;
+        client.write_all(get("/hello").as_bytes()).await.unwrap();
+        client.shutdown().await.unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer:?}");
+    }
+}
