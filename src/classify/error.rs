@@ -14,6 +14,9 @@ pub enum ClassifyError {
     /// No such model.
     #[error("there is no model {0:?}")]
     ModelNotFound(String),
+    /// The model store has not been read to its end yet.
+    #[error("models are being read; try again soon")]
+    Starting,
     /// No model was named and none is the default.
     #[error("no model was named, and there is no default model")]
     NoDefaultModel,
@@ -98,7 +101,7 @@ impl ClassifyError {
         match self {
             Self::ModelNotFound(_) | Self::NoDefaultModel => ErrorKind::ModelNotFound,
             Self::VersionNotFound { .. } => ErrorKind::VersionNotFound,
-            Self::ModelUnavailable { .. } => ErrorKind::ModelUnavailable,
+            Self::ModelUnavailable { .. } | Self::Starting => ErrorKind::ModelUnavailable,
             Self::Draining => ErrorKind::Draining,
             Self::TopK { .. } | Self::MinConfidence => ErrorKind::BadRequest,
             Self::Picture(error) => match error {
@@ -121,9 +124,10 @@ impl ClassifyError {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Overloaded { retry_after } => Some(*retry_after),
-            Self::OutOfMemoryBudget | Self::ModelUnavailable { .. } | Self::Draining => {
-                Some(Duration::from_secs(1))
-            }
+            Self::OutOfMemoryBudget
+            | Self::ModelUnavailable { .. }
+            | Self::Starting
+            | Self::Draining => Some(Duration::from_secs(1)),
             _ => None,
         }
     }

@@ -206,7 +206,13 @@ impl Classifier {
             None => self.default_model(&catalog)?,
         };
         let entry = catalog.models.get(&id).cloned();
-        let entry = entry.ok_or_else(|| ClassifyError::ModelNotFound(id.to_string()))?;
+        let entry = entry.ok_or_else(|| {
+            if catalog.scanned {
+                ClassifyError::ModelNotFound(id.to_string())
+            } else {
+                ClassifyError::Starting
+            }
+        })?;
         let pinned = match &target.version {
             None => None,
             Some(name) => {
@@ -231,6 +237,8 @@ impl Classifier {
         let mut ids = catalog.models.keys();
         match (&self.config.default_model, ids.next(), ids.next()) {
             (Some(id), ..) => Ok(id.clone()),
+            // A second model may still turn up.
+            (None, ..) if !catalog.scanned => Err(ClassifyError::Starting),
             (None, Some(only), None) => Ok(only.clone()),
             _ => Err(ClassifyError::NoDefaultModel),
         }

@@ -29,13 +29,22 @@ impl FolderStore {
         }
     }
 
-    fn ids(&self) -> Result<Vec<ModelId>, StoreError> {
+    fn sorted_ids(&self) -> Result<Vec<ModelId>, StoreError> {
         subfolders(&self.root)
             .map(sorted)
             .map_err(|error| StoreError {
                 path: self.root.clone(),
                 reason: error.to_string(),
             })
+    }
+
+    /// What the model's graphs take on disk.
+    fn bytes_of(&self, id: &ModelId) -> u64 {
+        let dir = self.root.join(id.as_str());
+        let versions: Vec<VersionNumber> = subfolders(&dir).unwrap_or_default();
+        let graph = |number: &VersionNumber| dir.join(number.to_string()).join("model.onnx");
+        let bytes = |path: PathBuf| fs::metadata(path).map_or(0, |found| found.len());
+        versions.iter().map(graph).map(bytes).sum()
     }
 
     fn model(&self, id: ModelId) -> FoundModel {
@@ -118,8 +127,18 @@ impl FolderStore {
 }
 
 impl ModelStore for FolderStore {
+    fn ids(&self) -> Result<Vec<ModelId>, StoreError> {
+        let mut ids = self.sorted_ids()?;
+        ids.sort_by_key(|id| self.bytes_of(id));
+        Ok(ids)
+    }
+
     fn scan(&self) -> Result<Vec<FoundModel>, StoreError> {
-        Ok(self.ids()?.into_iter().map(|id| self.model(id)).collect())
+        Ok(self
+            .sorted_ids()?
+            .into_iter()
+            .map(|id| self.model(id))
+            .collect())
     }
 
     fn find(&self, id: &ModelId) -> Result<Option<FoundModel>, StoreError> {

@@ -16,6 +16,12 @@ pub use folder::FolderStore;
 
 /// Where models come from.
 pub trait ModelStore: Send + Sync {
+    /// The models that are offered now, those with small files first. Reads no file.
+    ///
+    /// # Errors
+    /// When the store itself cannot be read.
+    fn ids(&self) -> Result<Vec<ModelId>, StoreError>;
+
     /// What is offered now, in the order of ids and numbers. Blocks: files are read and hashed.
     ///
     /// # Errors

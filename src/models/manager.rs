@@ -1,7 +1,7 @@
 //! The only writer of the catalog: finds what the store offers, loads it beside what serves, publishes.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::catalog::{Catalog, CatalogHandle, ModelEntry, VersionEntry, VersionState};
 use super::loaded::LoadedVersion;
 use super::loader::{LoadError, Loader};
+use crate::domain::ids::ModelId;
 use crate::domain::rollout::Rollout;
 use crate::model_store::{Candidate, Content, FoundModel, FoundVersion, ModelStore, StoreError};
 
@@ -63,53 +64,39 @@ impl ModelManager {
         self.handle.clone()
     }
 
-    /// Reads the store, publishes what is there as `waiting` or `failed`, and loads it on threads of its own,
-    /// small files first, so that a small model does not wait for a large one. Blocks while files are hashed.
+    /// Takes in what the store offers, on threads of its own, models with small files first, so that they do not
+    /// wait for large ones: each is read and hashed, published as `waiting` or `failed`, and its versions are loaded.
     ///
     /// # Errors
     /// When the store cannot be read at all.
     pub fn start(self: &Arc<Self>) -> Result<(), ManagerError> {
-        let found = self.store.scan()?;
-        if found.is_empty() {
+        let ids = self.store.ids()?;
+        if ids.is_empty() {
             tracing::warn!("the model store holds no model");
+            self.change(|catalog| catalog.scanned = true);
         }
-        let mut candidates: Vec<Candidate> = Vec::new();
-        let mut models = BTreeMap::new();
-        for model in found {
-            let entry = initial_entry(&model);
-            for version in model.versions {
-                if let Content::Candidate(candidate) = version.content {
-                    candidates.push(*candidate);
-                }
-            }
-            models.insert(model.id, Arc::new(entry));
-        }
-        candidates.sort_by_key(|candidate| {
-            std::fs::metadata(&candidate.graph).map_or(0, |found| found.len())
-        });
-        self.handle.publish(Catalog {
-            models,
-            scanned: true,
-        });
-        let pending = Arc::new(Mutex::new(VecDeque::from(candidates)));
+        let unread = Arc::new(AtomicUsize::new(ids.len()));
+        let pending = Arc::new(Mutex::new(VecDeque::from(ids)));
         for number in 0..LOADING_THREADS {
             let (manager, pending) = (Arc::clone(self), Arc::clone(&pending));
+            let unread = Arc::clone(&unread);
+            let work = move || {
+                let next = || {
+                    pending
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .pop_front()
+                };
+                while let Some(id) = next() {
+                    if manager.stopping.load(Ordering::Acquire) {
+                        return;
+                    }
+                    manager.take_in(&id, &unread);
+                }
+            };
             let thread = std::thread::Builder::new()
                 .name(format!("loader#{number}"))
-                .spawn(move || {
-                    let next = || {
-                        pending
-                            .lock()
-                            .unwrap_or_else(PoisonError::into_inner)
-                            .pop_front()
-                    };
-                    while let Some(candidate) = next() {
-                        if manager.stopping.load(Ordering::Acquire) {
-                            return;
-                        }
-                        manager.load(candidate);
-                    }
-                })
+                .spawn(work)
                 .map_err(ManagerError::Thread)?;
             self.threads
                 .lock()
@@ -119,16 +106,44 @@ impl ModelManager {
         Ok(())
     }
 
+    /// Reads one model, publishes it, then loads its versions, the latest first.
+    fn take_in(self: &Arc<Self>, id: &ModelId, unread: &AtomicUsize) {
+        let found = self.store.find(id).unwrap_or_else(|error| {
+            tracing::error!(model = id.as_str(), %error, "model not read");
+            None
+        });
+        self.change(|catalog| {
+            if let Some(model) = &found {
+                catalog
+                    .models
+                    .insert(id.clone(), Arc::new(initial_entry(model)));
+            }
+            catalog.scanned |= unread.fetch_sub(1, Ordering::AcqRel) == 1;
+        });
+        for version in found
+            .into_iter()
+            .flat_map(|model| model.versions.into_iter().rev())
+        {
+            if self.stopping.load(Ordering::Acquire) {
+                return;
+            }
+            if let Content::Candidate(candidate) = version.content {
+                self.load(*candidate);
+            }
+        }
+    }
+
     fn load(self: &Arc<Self>, candidate: Candidate) {
         let candidate = Arc::new(candidate);
         let (model, version) = (candidate.model.as_str(), candidate.number.get());
         let digest = Some(candidate.digest);
-        self.update(&candidate, |_| VersionEntry {
+        let loading = VersionEntry {
             state: VersionState::Loading,
             digest,
             reason: None,
             loaded: None,
-        });
+        };
+        self.update(&candidate, loading);
         let started = Instant::now();
         let entry = match self.load_in_time(&candidate) {
             Ok(loaded) => {
@@ -158,7 +173,7 @@ impl ModelManager {
                 }
             }
         };
-        self.update(&candidate, |_| entry.clone());
+        self.update(&candidate, entry);
     }
 
     /// Loads on a thread of its own. One that does not come back is left behind: a runtime cannot be stopped from
@@ -195,14 +210,21 @@ impl ModelManager {
     }
 
     /// Publishes a catalog in which one version's entry is another.
-    fn update(&self, candidate: &Candidate, change: impl Fn(&VersionEntry) -> VersionEntry) {
+    fn update(&self, candidate: &Candidate, entry: VersionEntry) {
+        self.change(|catalog| {
+            if let Some(model) = catalog.models.get_mut(&candidate.model)
+                && let Some(old) = Arc::make_mut(model).versions.get_mut(&candidate.number)
+            {
+                *old = entry;
+            }
+        });
+    }
+
+    /// Publishes the catalog as `change` makes it out of the one in force.
+    fn change(&self, change: impl FnOnce(&mut Catalog)) {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut catalog = Catalog::clone(&self.handle.load());
-        if let Some(model) = catalog.models.get_mut(&candidate.model)
-            && let Some(entry) = Arc::make_mut(model).versions.get_mut(&candidate.number)
-        {
-            *entry = change(entry);
-        }
+        change(&mut catalog);
         self.handle.publish(catalog);
     }
 

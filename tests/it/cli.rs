@@ -68,6 +68,16 @@ fn exit_codes_tell_failure_from_wrong_usage() {
         (&["classify", "--model", "nothing", "x.png"], 1),
         (&["classify", "--top-k", "0", "x.png"], 1),
         (&["models", "check", "/no/such/folder"], 1),
+        (
+            &[
+                "serve",
+                "--set",
+                "model_store.url=/no/such",
+                "--set",
+                "server.listen=127.0.0.1:0",
+            ],
+            1,
+        ),
         (&["config", "check", "--set", "server.listen=x"], 1),
         (&["config", "check", "--set", "server.nothing=x"], 1),
         (&["classify"], 2),
