@@ -276,7 +276,7 @@ fn seven() -> Vec<u8> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_signal_is_a_delay_of_serving_on_and_then_a_good_end() {
-    let mut served = Served::start(&[("LENSGATE__SERVER__DRAIN_DELAY", "1500ms")]);
+    let mut served = Served::start(&[("LENSGATE__SERVER__DRAIN_DELAY", "3s")]);
     let client = reqwest::Client::new();
     served.ready(&client).await;
     assert_eq!(
@@ -298,7 +298,7 @@ async fn a_signal_is_a_delay_of_serving_on_and_then_a_good_end() {
     );
     let (code, log) = served.end();
     assert_eq!(code, Some(0), "{log}");
-    assert!(signalled.elapsed() >= Duration::from_millis(1500), "{log}");
+    assert!(signalled.elapsed() >= Duration::from_secs(3), "{log}");
     assert!(log.contains("stopped"), "{log}");
 }
 

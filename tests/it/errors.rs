@@ -222,7 +222,7 @@ async fn what_is_too_much_is_refused_at_once_and_the_rest_is_answered() {
 #[tokio::test]
 async fn a_stopping_gateway_says_so_and_finishes_what_runs() {
     let store = TestStore::digits();
-    let mut gateway = TestGateway::start(store.path(), &["server.drain_delay=700ms"]).await;
+    let mut gateway = TestGateway::start(store.path(), &["server.drain_delay=2500ms"]).await;
     assert_eq!(
         gateway.raw(ROUTE, "image/png", seven()).await.assert_ok()["class"],
         "7"

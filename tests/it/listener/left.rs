@@ -2,8 +2,8 @@
 
 use super::*;
 
-/// Generous for a busy machine; the handler itself would sleep twenty times as long.
-const PROMPT: Duration = Duration::from_millis(500);
+/// Generous for a busy machine; the handler itself would sleep several times as long.
+const PROMPT: Duration = Duration::from_millis(1500);
 
 async fn leaves(request: String, body: usize, reset: bool) {
     let mut gateway = Gateway::start(ListenerConfig::default()).await;
