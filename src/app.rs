@@ -87,8 +87,7 @@ impl App {
 
     /// Serves until `stop` is cancelled and the running requests are done, or `abort` is cancelled.
     pub(crate) async fn serve(self, stop: CancellationToken, abort: CancellationToken) {
-        let summary = self.listener.serve(self.routes, stop, abort).await;
-        tracing::info!(?summary, "listener closed");
+        self.listener.serve(self.routes, stop, abort).await;
     }
 }
 
