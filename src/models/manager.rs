@@ -38,7 +38,7 @@ pub struct ModelManager {
 /// Versions that load at the same time.
 const LOADING_THREADS: usize = 2;
 
-/// A version that is not live by then has failed, and holds up nobody else.
+/// A version that is not live by then has failed; its loading thread goes on to the next.
 const LOADING_TIME: Duration = Duration::from_mins(2);
 
 /// How long a stopping manager waits for a version that is just loading.
@@ -177,7 +177,7 @@ impl ModelManager {
     }
 
     /// Loads on a thread of its own. One that does not come back is left behind: a runtime cannot be stopped from
-    /// outside, and the others must not wait for it.
+    /// outside, and the others must not wait for it for ever.
     fn load_in_time(
         self: &Arc<Self>,
         candidate: &Arc<Candidate>,
