@@ -193,19 +193,11 @@ impl Bench {
         let limits = vision::DecodeLimits {
             max_pixels: 50_000_000,
         };
-        let opened = &self.opened;
-        let header = vision::read_header(&self.picture, &limits).expect("a header");
-        let picture = opened
-            .preprocessor
-            .decode_for(&self.picture, &header)
-            .expect("a picture");
-        let tensor = opened.preprocessor.tensor(&picture);
-        let raw = opened
-            .session
-            .run(&opened.input.name, &tensor, &opened.output_name)
-            .expect("a run");
-        let scores = vision::scores(raw.data(), 0..raw.data().len(), &opened.output);
-        assert!(!vision::top_k(&scores, 5).is_empty());
+        let classes = self
+            .opened
+            .top_classes(&self.picture, &limits, 5)
+            .expect("classes");
+        assert!(!classes.is_empty());
     }
 
     /// `callers` connections that each send the picture again as soon as it is answered.

@@ -162,14 +162,8 @@ fn classify(
     let limits = vision::DecodeLimits {
         max_pixels: settings.limits.max_image_pixels,
     };
-    let header = vision::read_header(&bytes, &limits)?;
-    let picture = opened.preprocessor.decode_for(&bytes, &header)?;
-    let tensor = opened.preprocessor.tensor(&picture);
-    let raw = opened
-        .session
-        .run(&opened.input.name, &tensor, &opened.output_name)?;
-    let scores = vision::scores(raw.data(), 0..raw.data().len(), &opened.output);
-    Ok(vision::top_k(&scores, top_k)
+    Ok(opened
+        .top_classes(&bytes, &limits, top_k)?
         .into_iter()
         .filter_map(|(index, score)| Some((opened.labels.get(index)?.clone(), index, score)))
         .collect())

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::loaded::InputView;
-use crate::backend::{Backend, OpenOptions, Session, Signature, TensorInfo};
+use crate::backend::{Backend, BackendError, OpenOptions, Session, Signature, TensorInfo};
 use crate::domain::graph::{self, InputFacts};
 use crate::domain::scores::{Activation, OutputSpec};
 use crate::domain::tensor::{ElementType, TensorData};
 use crate::model_store::Candidate;
 use crate::model_store::onnx::Ending;
-use crate::vision::{self, DecodeLimits, Picture, Preprocessor};
+use crate::vision::{self, DecodeLimits, Picture, Preprocessor, VisionError};
 
 /// One thing that was checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +47,39 @@ pub struct Opened {
     pub unlabelled: bool,
     /// How long the first run took.
     pub warm_up: Duration,
+}
+
+/// Why one picture has no classes.
+#[derive(Debug, thiserror::Error)]
+pub enum ClassesError {
+    /// The picture was refused.
+    #[error(transparent)]
+    Picture(#[from] VisionError),
+    /// The graph did not run.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+}
+
+impl Opened {
+    /// The bare line without queue and catalog: decode, preprocess, run, and the first `k` classes by index, best first.
+    ///
+    /// # Errors
+    /// When the picture is refused or the graph does not run.
+    pub fn top_classes(
+        &self,
+        bytes: &[u8],
+        limits: &DecodeLimits,
+        k: usize,
+    ) -> Result<Vec<(usize, f32)>, ClassesError> {
+        let header = vision::read_header(bytes, limits)?;
+        let picture = self.preprocessor.decode_for(bytes, &header)?;
+        let tensor = self.preprocessor.tensor(&picture);
+        let raw = self
+            .session
+            .run(&self.input.name, &tensor, &self.output_name)?;
+        let scores = vision::scores(raw.data(), 0..raw.data().len(), &self.output);
+        Ok(vision::top_k(&scores, k))
+    }
 }
 
 /// What came of a candidate on one backend.
@@ -349,19 +382,9 @@ impl Steps<'_> {
         for (golden, path) in &self.candidate.golden {
             let name = &golden.image;
             let bytes = std::fs::read(path).map_err(|error| format!("{name}: {error}"))?;
-            let header = vision::read_header(&bytes, &self.options.limits)
+            let best = opened
+                .top_classes(&bytes, &self.options.limits, 1)
                 .map_err(|error| format!("{name}: {error}"))?;
-            let picture = opened
-                .preprocessor
-                .decode_for(&bytes, &header)
-                .map_err(|error| format!("{name}: {error}"))?;
-            let tensor = opened.preprocessor.tensor(&picture);
-            let raw = opened
-                .session
-                .run(&opened.input.name, &tensor, &opened.output_name)
-                .map_err(|error| format!("{name}: {error}"))?;
-            let scores = vision::scores(raw.data(), 0..raw.data().len(), &opened.output);
-            let best = vision::top_k(&scores, 1);
             let (class, confidence) = best
                 .first()
                 .and_then(|&(index, score)| Some((opened.labels.get(index)?.as_str(), score)))

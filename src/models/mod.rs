@@ -9,7 +9,7 @@ mod loader;
 mod manager;
 
 pub use catalog::{Catalog, CatalogHandle, ModelEntry, VersionEntry, VersionState};
-pub use examine::{Check, Examination, Opened};
+pub use examine::{Check, ClassesError, Examination, Opened};
 pub use loaded::{InputView, LoadedVersion};
 pub use loader::{Backends, LoadError, Loader, LoaderConfig};
 pub use manager::{ManagerError, ModelManager};
