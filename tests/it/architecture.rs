@@ -47,7 +47,7 @@ const MAY_IMPORT: [(&str, &[&str]); 10] = [
 const ROOF: [&str; 4] = ["app", "cli", "lifecycle", "main"];
 
 /// Crate → the places that may name it.
-const DOORS: [(&str, &[&str]); 12] = [
+const DOORS: [(&str, &[&str]); 15] = [
     ("poem", &["api/", "app.rs"]),
     ("poem_openapi", &["api/"]),
     ("hyper", &["api/listener"]),
@@ -60,6 +60,9 @@ const DOORS: [(&str, &[&str]); 12] = [
     ("image_webp", &["vision/"]),
     ("arc_swap", &["models/catalog.rs", "config/live.rs"]),
     ("clap", &["cli/", "main.rs"]),
+    ("notify", &["model_store/watcher.rs"]),
+    ("moka", &["classify/cache.rs"]),
+    ("indicatif", &["cli/"]),
 ];
 
 fn sources() -> Vec<(String, String)> {
