@@ -1,7 +1,9 @@
 //! The composition root: builds every part from the settings and says which part gets which. Nobody knows it.
 
+use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use poem::Response;
 use poem::endpoint::BoxEndpoint;
@@ -16,7 +18,10 @@ use crate::classify::{Classifier, ClassifierConfig};
 use crate::config::{Config, Environment, ServerConfig};
 use crate::domain::ids::ModelId;
 use crate::model_store::FolderStore;
-use crate::models::{Backends, Loader, LoaderConfig, ManagerError, ModelManager};
+use crate::models::{
+    Backends, Loader, LoaderConfig, ManagerError, ModelManager, NoticeConfig, Passed, Trial,
+    TrialConfig,
+};
 
 /// Why the gateway did not start.
 #[derive(Debug, thiserror::Error)]
@@ -54,7 +59,7 @@ impl App {
         // Reading the library and hashing the models take a while: not on the runtime's threads.
         let manager = tokio::task::spawn_blocking(move || {
             let backends = backends(&settings, &environment);
-            let manager = manager(&settings, backends);
+            let manager = manager(&settings, &environment, backends);
             manager.start().map(|()| manager)
         })
         .await
@@ -77,6 +82,12 @@ impl App {
             listener,
             routes,
         })
+    }
+
+    /// What loads the models; for nudges from outside.
+    #[must_use]
+    pub fn manager(&self) -> Arc<ModelManager> {
+        Arc::clone(&self.manager)
     }
 
     /// Where the data plane listens; the real port where 0 was asked for.
@@ -134,10 +145,12 @@ pub fn backends(config: &Config, environment: &Environment) -> Backends {
         executable: std::env::current_exe().ok(),
         working_dir: std::env::current_dir().ok(),
     };
+    let mut runtime = concat!("lensgate-", env!("CARGO_PKG_VERSION")).to_owned();
     let ort = match OrtBackend::load(&search) {
         Ok(ort) => {
             if let OrtStatus::Loaded { path, version } = ort.status() {
                 tracing::info!(version, path = %path.display(), "onnx runtime loaded");
+                runtime = format!("{runtime}/ort-{version}");
             }
             Ok(Arc::new(ort) as Arc<dyn Backend>)
         }
@@ -149,6 +162,7 @@ pub fn backends(config: &Config, environment: &Environment) -> Backends {
     Backends {
         ort,
         tract: Arc::new(TractBackend),
+        runtime,
     }
 }
 
@@ -163,8 +177,8 @@ pub fn loader(config: &Config, backends: Backends) -> Loader {
     let loader = LoaderConfig {
         execution_providers: config.backend.execution_providers.clone(),
         cores: cores(),
-        timeout: std::time::Duration::from_millis(config.limits.timeout_ms),
-        max_queue_wait: std::time::Duration::from_millis(config.limits.max_queue_ms),
+        timeout: Duration::from_millis(config.limits.timeout_ms),
+        max_queue_wait: Duration::from_millis(config.limits.max_queue_ms),
         max_image_pixels: config.limits.max_image_pixels,
     };
     Loader::new(backends, loader)
@@ -176,6 +190,51 @@ pub fn model_store(config: &Config) -> FolderStore {
     FolderStore::new(config.model_store.folder(), config.limits.max_model_bytes)
 }
 
-fn manager(config: &Config, backends: Backends) -> Arc<ModelManager> {
-    ModelManager::new(Arc::new(model_store(config)), loader(config, backends))
+fn manager(config: &Config, environment: &Environment, backends: Backends) -> Arc<ModelManager> {
+    let settings = &config.model_store;
+    let store = model_store(config).quiet(Duration::from_millis(settings.quiet_ms));
+    let notice = NoticeConfig {
+        events: settings.watch,
+        scan_every: settings.scan_every(),
+    };
+    let trial = trial(config, environment, &backends);
+    let loader = loader(config, backends);
+    let loader = match trial {
+        Some(trial) => loader.with_trial(trial),
+        None => loader,
+    };
+    ModelManager::new(Arc::new(store), loader, notice)
+}
+
+/// How a new version is tried in a child process: this program, with the settings that a graph meets here.
+fn trial(config: &Config, environment: &Environment, backends: &Backends) -> Option<Trial> {
+    let settings = &config.model_store;
+    let providers = config.backend.execution_providers.join(",");
+    let mut arguments: Vec<OsString> = vec!["--config".into(), "/dev/null".into()];
+    let mut set = |key: &str, value: &OsStr| {
+        let mut setting = OsString::from(format!("{key}="));
+        setting.push(value);
+        arguments.extend([OsString::from("--set"), setting]);
+    };
+    set("backend.execution_providers", OsStr::new(&providers));
+    if let Some(library) = &config.backend.ort_library {
+        set("backend.ort_library", library.as_os_str());
+    }
+    for (key, value) in [
+        ("limits.max_model_bytes", config.limits.max_model_bytes),
+        ("limits.max_image_pixels", config.limits.max_image_pixels),
+    ] {
+        set(key, OsStr::new(&value.to_string()));
+    }
+    let file = &settings.trials_file;
+    let file = (!file.as_os_str().is_empty()).then(|| file.clone());
+    let config = TrialConfig {
+        program: environment.program()?.to_path_buf(),
+        arguments,
+        environment: environment.for_children().to_vec(),
+        memory: (settings.trial_max_bytes > 0).then_some(settings.trial_max_bytes),
+        time: settings.trial_timeout.get(),
+    };
+    let on = format!("{}/{providers}", backends.runtime);
+    Some(Trial::new(config, Passed::remembered(&on, file)))
 }

@@ -4,11 +4,12 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 
 use futures_util::{Stream, StreamExt as _};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::app::App;
 use crate::classify::Phase;
+use crate::models::ModelManager;
 
 /// Serves until the first of `signals`, then ends in order; the second cuts the waiting short.
 pub async fn run_until_stopped(app: App, signals: impl Stream<Item = ()>) {
@@ -54,6 +55,22 @@ async fn next(signals: &mut Pin<&mut impl Stream<Item = ()>>) {
     }
 }
 
+/// A SIGHUP is an explicit nudge: every model is looked at now. Ends when the process does.
+pub async fn nudge_on(mut hangup: Signal, manager: Arc<ModelManager>) {
+    while hangup.recv().await.is_some() {
+        tracing::info!("hangup: every model is looked at");
+        manager.nudge(None);
+    }
+}
+
+/// Every SIGHUP after the call.
+///
+/// # Errors
+/// When the system lets no signal be watched.
+pub fn hangup_signals() -> std::io::Result<Signal> {
+    signal(SignalKind::hangup())
+}
+
 /// Every SIGTERM and SIGINT after the call.
 ///
 /// # Errors
@@ -72,26 +89,3 @@ pub fn stop_signals() -> std::io::Result<impl Stream<Item = ()>> {
         },
     ))
 }
-
-/// Blocks of this size and more go back to the system as soon as they are freed.
-const LARGE_BLOCK: i32 = 4 << 20;
-
-/// Keeps the C allocator from hoarding. Left to itself, glibc raises the size from which blocks are mapped (and so given
-/// back) with every large block that is freed: bodies and pixels then stay in its arenas, up to several times
-/// `limits.max_inflight_bytes`. Smaller blocks are kept and reused, which spares the picture path its page faults.
-#[cfg(target_env = "gnu")]
-#[expect(
-    unsafe_code,
-    reason = "the C library has no other door to its allocator"
-)]
-pub fn settle_memory() {
-    // SAFETY: `mallopt` takes two integers and is called before any other thread exists.
-    let settled = unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE_BLOCK) };
-    if settled == 0 {
-        tracing::debug!("the allocator keeps its own thresholds");
-    }
-}
-
-/// Other C libraries give large blocks back by themselves.
-#[cfg(not(target_env = "gnu"))]
-pub fn settle_memory() {}

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::domain::tensor::{ElementType, Tensor};
 
+pub mod memory;
 pub mod ort;
 mod reason;
 mod rows;

@@ -3,13 +3,15 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::Args;
+use rustix::process::{Resource, Rlimit, Signal, nice, set_parent_process_death_signal, setrlimit};
 use serde_json::{Value, json};
 
 use crate::app;
 use crate::config::{Config, Environment};
 use crate::domain::graph::display_shape;
-use crate::domain::ids::ModelId;
+use crate::domain::ids::{ModelId, VersionNumber};
 use crate::model_store::{Content, FoundVersion, ModelStore as _};
 use crate::models::{Check, Loader, Opened};
 
@@ -20,9 +22,18 @@ pub(super) struct CheckArgs {
     /// This model alone
     #[arg(long)]
     model: Option<String>,
+    /// This version alone
+    #[arg(long, requires = "model")]
+    version: Option<VersionNumber>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
+    /// Take no more memory than this; also let others go first on every core, and die with the parent
+    #[arg(long, value_name = "BYTES")]
+    confine_memory: Option<u64>,
+    /// Take no more time on the cores than this
+    #[arg(long, value_name = "SECONDS")]
+    confine_seconds: Option<u64>,
 }
 
 /// What came of a version.
@@ -30,11 +41,13 @@ enum Outcome {
     Good {
         opened: Box<Opened>,
         digest: String,
+        fingerprint: String,
         checks: Vec<Check>,
     },
     Bad {
         reason: String,
         digest: Option<String>,
+        fingerprint: Option<String>,
         checks: Vec<Check>,
     },
     NotSelected,
@@ -48,11 +61,12 @@ pub(super) fn run(
     if let Some(dir) = &args.dir {
         settings.model_store.url = dir.to_string_lossy().into_owned();
     }
+    confine(args)?;
     let store = app::model_store(&settings);
     let models = match &args.model {
         Some(name) => {
             let id: ModelId = name.parse()?;
-            let found = store.find(&id)?;
+            let found = store.find(&id, &mut |_| ())?;
             vec![found.ok_or_else(|| anyhow::anyhow!("there is no model {id}"))?]
         }
         None => store.scan()?,
@@ -64,7 +78,8 @@ pub(super) fn run(
             super::say(&model.id);
         }
         let mut versions = Vec::new();
-        for version in model.versions {
+        let wanted = |found: &FoundVersion| args.version.is_none_or(|one| one == found.number);
+        for version in model.versions.into_iter().filter(wanted) {
             let outcome = try_version(&loader, &version);
             bad += usize::from(matches!(outcome, Outcome::Bad { .. }));
             if args.json {
@@ -87,25 +102,59 @@ pub(super) fn run(
     })
 }
 
+/// What a trial of untrusted graphs asks for: limits, a low priority, and no life without the parent.
+fn confine(args: &CheckArgs) -> anyhow::Result<()> {
+    // Over the first the process is told why it ends, over the second it just ends.
+    let limit = |resource, first: u64, second: u64| {
+        let limit = Rlimit {
+            current: Some(first),
+            maximum: Some(second),
+        };
+        setrlimit(resource, limit).context("the limits cannot be set")
+    };
+    if let Some(bytes) = args.confine_memory {
+        limit(Resource::Data, bytes, bytes)?;
+        limit(Resource::Core, 0, 0)?;
+        set_parent_process_death_signal(Some(Signal::KILL))?;
+        nice(10)?;
+        // Where the limit does not hold, this process goes before the gateway does.
+        let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
+    }
+    if let Some(seconds) = args.confine_seconds {
+        limit(Resource::Cpu, seconds, seconds.saturating_add(5))?;
+    }
+    Ok(())
+}
+
 fn try_version(loader: &Loader, version: &FoundVersion) -> Outcome {
     match &version.content {
         Content::NotSelected => Outcome::NotSelected,
         Content::Broken { digest, reason } => Outcome::Bad {
             reason: reason.clone(),
             digest: digest.map(|digest| digest.to_string()),
+            fingerprint: None,
+            checks: Vec::new(),
+        },
+        Content::Absent { reason } | Content::Waiting { reason, .. } => Outcome::Bad {
+            reason: reason.clone(),
+            digest: None,
+            fingerprint: None,
             checks: Vec::new(),
         },
         Content::Candidate(candidate) => {
             let digest = candidate.digest.to_string();
+            let fingerprint = candidate.fingerprint.to_string();
             match loader.examine(candidate) {
                 Ok((opened, checks)) => Outcome::Good {
                     opened: Box::new(opened),
                     digest,
+                    fingerprint,
                     checks,
                 },
                 Err(error) => Outcome::Bad {
                     reason: error.reason,
                     digest: Some(digest),
+                    fingerprint: Some(fingerprint),
                     checks: error.checks,
                 },
             }
@@ -122,6 +171,7 @@ impl Outcome {
                 opened,
                 digest,
                 checks,
+                ..
             } => {
                 super::say(format_args!("  {number}  ok  {digest}"));
                 let input = &opened.input;
@@ -161,17 +211,20 @@ impl Outcome {
             Self::Bad {
                 reason,
                 digest,
+                fingerprint,
                 checks,
             } => json!({
                 "version": version, "ok": false, "state": "failed", "reason": reason,
-                "digest": digest, "checks": listed(checks),
+                "digest": digest, "fingerprint": fingerprint, "checks": listed(checks),
             }),
             Self::Good {
                 opened,
                 digest,
+                fingerprint,
                 checks,
             } => json!({
                 "version": version, "ok": true, "state": "live", "digest": digest,
+                "fingerprint": fingerprint,
                 "backend": opened.backend,
                 "providers": opened.session.providers(),
                 "input": {

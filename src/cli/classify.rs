@@ -49,7 +49,9 @@ pub(super) fn run(
                 Ok((opened, _)) => return classify_all(args, settings, candidate, &opened),
                 Err(error) => reason = format!("version {}: {error}", version.number),
             },
-            Content::Broken { reason: why, .. } => {
+            Content::Broken { reason: why, .. }
+            | Content::Absent { reason: why }
+            | Content::Waiting { reason: why, .. } => {
                 reason = format!("version {}: {why}", version.number);
             }
             Content::NotSelected => {}
@@ -63,7 +65,7 @@ fn find(args: &ClassifyArgs, settings: &Config) -> anyhow::Result<FoundModel> {
     match args.model.as_ref().or(settings.default_model.as_ref()) {
         Some(name) => {
             let id: ModelId = name.parse().with_context(|| format!("{name:?}"))?;
-            store.find(&id)?.with_context(|| {
+            store.find(&id, &mut |_| ())?.with_context(|| {
                 format!(
                     "there is no model {id} in {}",
                     settings.model_store.folder().display()

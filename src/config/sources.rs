@@ -11,7 +11,13 @@ use super::{Config, ConfigError, bad};
 pub struct Environment {
     variables: Vec<(String, String)>,
     ort_dylib_path: Option<PathBuf>,
+    /// What a child process needs to find the same libraries and devices, and nothing that is secret.
+    for_children: Vec<(String, String)>,
+    program: Option<PathBuf>,
 }
+
+/// Variables that decide which libraries and devices a process finds, by name or by the beginning of it.
+const FOR_CHILDREN: [&str; 5] = ["PATH", "LD_LIBRARY_PATH", "TMPDIR", "CUDA_", "NVIDIA_"];
 
 impl Environment {
     /// The process's own.
@@ -20,7 +26,25 @@ impl Environment {
         let pairs = std::env::vars_os().filter_map(|(name, value)| {
             Some((name.into_string().ok()?, value.into_string().ok()?))
         });
-        Self::from_pairs(pairs)
+        Self::from_pairs(pairs).with_program(std::env::current_exe().ok())
+    }
+
+    /// The program that tries models in a child process; without one they are opened untried.
+    #[must_use]
+    pub fn with_program(self, program: Option<PathBuf>) -> Self {
+        Self { program, ..self }
+    }
+
+    /// The program that tries models in a child process.
+    #[must_use]
+    pub fn program(&self) -> Option<&Path> {
+        self.program.as_deref()
+    }
+
+    /// The environment of a child process that tries a model: no setting and no secret is in it.
+    #[must_use]
+    pub fn for_children(&self) -> &[(String, String)] {
+        &self.for_children
     }
 
     /// Picks out the variables that concern the gateway.
@@ -32,6 +56,12 @@ impl Environment {
             let (name, value) = (name.into(), value.into());
             if name == "ORT_DYLIB_PATH" && !value.is_empty() {
                 environment.ort_dylib_path = Some(PathBuf::from(&value));
+                environment.for_children.push((name.clone(), value.clone()));
+            }
+            let matters =
+                |known: &str| name == known || (known.ends_with('_') && name.starts_with(known));
+            if FOR_CHILDREN.into_iter().any(matters) {
+                environment.for_children.push((name.clone(), value.clone()));
             }
             if name.starts_with(PREFIX) {
                 environment.variables.push((name, value));

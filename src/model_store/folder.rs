@@ -1,41 +1,63 @@
 //! A model store that is a folder: `<model>/model.toml`, `<model>/<version>/model.onnx`.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use super::digest::{self, Fingerprint};
+use super::digest::Fingerprint;
+use super::observed::{Observed, Settling, Unsettled};
+use super::watcher::{Changed, WatchError, Watcher};
 use super::{Candidate, Content, FoundModel, FoundVersion, ModelStore, StoreError, labels, onnx};
 use crate::domain::ids::{Digest, ModelId, VersionNumber};
 use crate::domain::manifest::{Golden, Manifest, VersionsChoice};
 
 /// A folder of models.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct FolderStore {
     root: PathBuf,
     max_model_bytes: u64,
+    settling: Settling,
+    /// What was seen of each model's files; an unchanged file is not read again.
+    observed: Arc<Mutex<HashMap<ModelId, Observed>>>,
 }
 
 /// The most bytes of a `model.toml`.
 const MAX_MANIFEST_BYTES: u64 = 1 << 20;
 
+/// A file that is not whole and has not grown for this long has been given up by whoever wrote it.
+const GIVEN_UP: Duration = Duration::from_secs(10);
+
+/// How often a file that is not whole is looked at again.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
 impl FolderStore {
-    /// The store in `root`; larger model files than `max_model_bytes` are broken.
+    /// The store in `root`; larger model files than `max_model_bytes` are broken. Files are taken as they are: what
+    /// serves beside somebody who copies wants [`Self::quiet`].
     #[must_use]
     pub fn new(root: PathBuf, max_model_bytes: u64) -> Self {
         Self {
             root,
             max_model_bytes,
+            settling: Settling::default(),
+            observed: Arc::default(),
         }
     }
 
-    fn sorted_ids(&self) -> Result<Vec<ModelId>, StoreError> {
-        subfolders(&self.root)
-            .map(sorted)
-            .map_err(|error| StoreError {
-                path: self.root.clone(),
-                reason: error.to_string(),
-            })
+    /// Takes no file that has not stood still for `quiet`.
+    #[must_use]
+    pub fn quiet(mut self, quiet: Duration) -> Self {
+        self.settling.quiet = quiet;
+        self
+    }
+
+    fn error(&self, error: &io::Error) -> StoreError {
+        StoreError {
+            path: self.root.clone(),
+            reason: error.to_string(),
+        }
     }
 
     /// What the model's graphs take on disk.
@@ -47,13 +69,18 @@ impl FolderStore {
         versions.iter().map(graph).map(bytes).sum()
     }
 
-    fn model(&self, id: ModelId) -> FoundModel {
+    fn model(
+        &self,
+        id: &ModelId,
+        numbers: &[VersionNumber],
+        observed: &mut Observed,
+        hashing: &mut dyn FnMut(VersionNumber),
+    ) -> FoundModel {
         let dir = self.root.join(id.as_str());
         let text = read_manifest(&dir);
         let manifest = text
             .clone()
             .and_then(|text| Manifest::parse(text.as_deref(), None).map_err(|e| e.to_string()));
-        let numbers: Vec<VersionNumber> = sorted(subfolders(&dir).unwrap_or_default());
         let selected = manifest
             .as_ref()
             .map_or(VersionsChoice::All, |m| m.serving.versions.clone());
@@ -62,92 +89,284 @@ impl FolderStore {
             VersionsChoice::Latest => numbers.last() == Some(&number),
             VersionsChoice::List(list) => list.contains(&number.get()),
         };
-        let versions = numbers
-            .iter()
-            .map(|&number| FoundVersion {
-                number,
-                content: if chosen(number) {
-                    self.version(&id, number, &dir, &text)
-                } else {
-                    Content::NotSelected
-                },
-            })
-            .collect();
+        let versions = numbers.iter().map(|&number| {
+            let content = if chosen(number) {
+                Reading {
+                    store: self,
+                    model: id,
+                    number,
+                    model_dir: &dir,
+                    version_dir: dir.join(number.to_string()),
+                    base: &text,
+                    observed,
+                    files: Vec::new(),
+                }
+                .content(hashing)
+            } else {
+                Content::NotSelected
+            };
+            FoundVersion { number, content }
+        });
+        let versions = versions.collect();
         FoundModel {
-            id,
-            manifest: manifest.unwrap_or_default(),
+            id: id.clone(),
+            manifest: manifest.ok(),
             versions,
         }
     }
+}
 
-    fn version(
+impl ModelStore for FolderStore {
+    fn ids(&self) -> Result<Vec<(ModelId, u64)>, StoreError> {
+        let ids: Vec<ModelId> = subfolders(&self.root).map_err(|error| self.error(&error))?;
+        let with_bytes = |id: ModelId| {
+            let bytes = self.bytes_of(&id);
+            (id, bytes)
+        };
+        Ok(sorted(ids).into_iter().map(with_bytes).collect())
+    }
+
+    fn find(
         &self,
         id: &ModelId,
-        number: VersionNumber,
-        model_dir: &Path,
-        base: &Result<Option<String>, String>,
-    ) -> Content {
-        let dir = model_dir.join(number.to_string());
-        let graph = dir.join("model.onnx");
-        let digest = match self.hash(&graph) {
-            Ok(digest) => digest,
-            Err(reason) => {
-                return Content::Broken {
-                    digest: None,
-                    reason,
-                };
+        hashing: &mut dyn FnMut(VersionNumber),
+    ) -> Result<Option<FoundModel>, StoreError> {
+        let numbers = match subfolders(&self.root.join(id.as_str())) {
+            Ok(numbers) => sorted(numbers),
+            // The folder must be gone by itself, not with the whole store.
+            Err(error) if is_absence(&error) && self.root.is_dir() => {
+                self.all_observed().remove(id);
+                return Ok(None);
             }
+            Err(error) => return Err(self.error(&error)),
         };
-        match candidate(id, number, [&dir, model_dir], graph, digest, base) {
+        let before = self.all_observed().remove(id).unwrap_or_default();
+        let mut observed = before.next_round();
+        let found = self.model(id, &numbers, &mut observed, hashing);
+        self.all_observed().insert(id.clone(), observed);
+        Ok(Some(found))
+    }
+
+    fn watch(&self, changed: Changed) -> Result<Watcher, WatchError> {
+        Watcher::start(self.root.clone(), self.settling.writers.clone(), changed)
+    }
+}
+
+impl FolderStore {
+    fn all_observed(&self) -> std::sync::MutexGuard<'_, HashMap<ModelId, Observed>> {
+        self.observed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One version being read.
+struct Reading<'a> {
+    store: &'a FolderStore,
+    model: &'a ModelId,
+    number: VersionNumber,
+    model_dir: &'a Path,
+    version_dir: PathBuf,
+    base: &'a Result<Option<String>, String>,
+    observed: &'a mut Observed,
+    /// Every file that has a say in the version.
+    files: Vec<PathBuf>,
+}
+
+/// Why a version is no candidate.
+enum Refusal {
+    Unsettled(Unsettled),
+    Absent(String),
+    Broken(String),
+}
+
+impl From<Unsettled> for Refusal {
+    fn from(unsettled: Unsettled) -> Self {
+        Self::Unsettled(unsettled)
+    }
+}
+
+impl From<String> for Refusal {
+    fn from(reason: String) -> Self {
+        Self::Broken(reason)
+    }
+}
+
+impl Reading<'_> {
+    fn content(mut self, hashing: &mut dyn FnMut(VersionNumber)) -> Content {
+        let graph = self.version_dir.join("model.onnx");
+        match self.candidate(&graph, hashing) {
             Ok(candidate) => Content::Candidate(Box::new(candidate)),
-            Err(reason) => Content::Broken {
-                digest: Some(digest),
+            Err(Refusal::Unsettled(Unsettled { reason, again_in })) => {
+                Content::Waiting { reason, again_in }
+            }
+            Err(Refusal::Absent(reason)) => Content::Absent { reason },
+            Err(Refusal::Broken(reason)) => Content::Broken {
+                digest: self.observed.known_digest(&graph),
                 reason,
             },
         }
     }
 
-    fn hash(&self, graph: &Path) -> Result<Digest, String> {
-        let found = fs::metadata(graph).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => "there is no model.onnx".to_owned(),
-            _ => format!("model.onnx: {error}"),
-        })?;
-        if !found.is_file() {
-            return Err("model.onnx is not a file".to_owned());
+    /// Puts a version together from its files, each of which must have settled.
+    fn candidate(
+        &mut self,
+        graph: &Path,
+        hashing: &mut dyn FnMut(VersionNumber),
+    ) -> Result<Candidate, Refusal> {
+        self.check_graph_file(graph)?;
+        self.settle(graph, "model.onnx")?;
+        let (facts, external) = self.facts(graph)?;
+        if self.observed.known_digest(graph).is_none() {
+            hashing(self.number);
         }
-        if found.len() > self.max_model_bytes {
-            return Err(format!(
-                "model.onnx has {} bytes, more than limits.max_model_bytes ({})",
-                found.len(),
-                self.max_model_bytes
-            ));
+        let digest = self.digest(graph, "model.onnx")?;
+        let base = self.base.as_ref().map_err(String::clone)?;
+        let dirs = [self.version_dir.clone(), self.model_dir.to_path_buf()];
+        for dir in &dirs {
+            self.settle(&dir.join("model.toml"), "model.toml")?;
         }
-        digest::of_file(graph).map_err(|error| format!("model.onnx: {error}"))
+        let own = read_manifest(&self.version_dir)?;
+        let manifest =
+            Manifest::parse(base.as_deref(), own.as_deref()).map_err(|error| error.to_string())?;
+        let [version_dir, model_dir] = &dirs;
+        let found = labels::read(manifest.labels.as_ref(), version_dir, model_dir)?;
+        if let Some(path) = &found.file {
+            self.settle(path, "the labels' file")?;
+        }
+        let golden = golden_files(&manifest.golden, [version_dir, model_dir])?;
+        for (_, path) in &golden {
+            self.settle(path, "a golden picture")?;
+        }
+        let mut fingerprint = Fingerprint::default();
+        fingerprint.part("digest", digest.to_string().as_bytes());
+        fingerprint.part("manifest", manifest.what_matters().as_bytes());
+        for label in found.labels.iter().flatten() {
+            fingerprint.part("label", label.as_bytes());
+        }
+        for path in &external {
+            let content = self.digest(path, "external data")?;
+            fingerprint.part("external", content.to_string().as_bytes());
+        }
+        let files = std::mem::take(&mut self.files);
+        Ok(Candidate {
+            model: self.model.clone(),
+            number: self.number,
+            graph: graph.to_path_buf(),
+            digest,
+            fingerprint: fingerprint.finish(),
+            manifest,
+            labels: found.labels,
+            facts,
+            golden,
+            files: files
+                .into_iter()
+                .filter_map(|path| self.observed.id(&path).map(|id| (path, id)))
+                .collect(),
+        })
+    }
+
+    /// A file with a say in the version: noted, and settled where it is there.
+    fn settle(&mut self, path: &Path, name: &str) -> Result<(), Unsettled> {
+        self.observed.settle(path, name, &self.store.settling)?;
+        self.files.push(path.to_path_buf());
+        Ok(())
+    }
+
+    fn check_graph_file(&mut self, graph: &Path) -> Result<(), Refusal> {
+        let max = self.store.max_model_bytes;
+        match fs::metadata(graph) {
+            Ok(found) if !found.is_file() => {
+                Err(Refusal::Broken("model.onnx is not a file".to_owned()))
+            }
+            Ok(found) if found.len() > max => Err(Refusal::Broken(format!(
+                "model.onnx has {} bytes, more than limits.max_model_bytes ({max})",
+                found.len()
+            ))),
+            Ok(_) => Ok(()),
+            Err(error) if is_absence(&error) => {
+                let dir = self.version_dir.clone();
+                Err(match self.growth(&[&dir]) {
+                    Some(still) => Refusal::Unsettled(Unsettled {
+                        reason: "there is no model.onnx yet".to_owned(),
+                        again_in: still,
+                    }),
+                    None => Refusal::Absent("there is no model.onnx".to_owned()),
+                })
+            }
+            Err(error) => Err(Refusal::Broken(format!("model.onnx: {error}"))),
+        }
+    }
+
+    /// The graph's facts and its files of external data, once all of it is there.
+    fn facts(&mut self, graph: &Path) -> Result<(onnx::GraphFacts, Vec<PathBuf>), Refusal> {
+        let read = self.observed.facts(graph);
+        let outcome = read.as_ref().as_ref().map_err(Clone::clone);
+        let outcome = outcome.and_then(|facts| {
+            onnx::check_external(facts, &self.version_dir).map(|files| (facts, files))
+        });
+        match outcome {
+            // The operators' version is written behind the graph.
+            Ok((facts, _)) if facts.opset == 0 && self.growth(&[graph]).is_some() => {
+                Err(Refusal::Unsettled(Unsettled {
+                    reason: "waiting for the rest of the copy: the model imports no operators yet"
+                        .to_owned(),
+                    again_in: LOOK_AGAIN,
+                }))
+            }
+            Ok((facts, external)) => {
+                for path in &external {
+                    self.settle(path, "external data")?;
+                }
+                Ok((facts.clone(), external))
+            }
+            Err(error) if error.is_incomplete() => {
+                let dir = self.version_dir.clone();
+                let beside = fs::read_dir(&dir).into_iter().flatten().flatten();
+                let files: Vec<PathBuf> = beside.map(|entry| entry.path()).take(1000).collect();
+                let files: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
+                Err(match self.growth(&files) {
+                    Some(again_in) => Refusal::Unsettled(Unsettled {
+                        reason: format!("waiting for the rest of the copy: {error}"),
+                        again_in,
+                    }),
+                    None => Refusal::Broken(error.to_string()),
+                })
+            }
+            Err(error) => Err(Refusal::Broken(error.to_string())),
+        }
+    }
+
+    /// When to look again at files that may still grow; `None` once all of them have stood still for too long.
+    /// Without a wait for quiet nothing is waited for.
+    fn growth(&mut self, files: &[&Path]) -> Option<Duration> {
+        if self.store.settling.quiet.is_zero() {
+            return None;
+        }
+        let still = files
+            .iter()
+            .filter_map(|path| self.observed.look(path).ok())
+            .map(|(_, still)| still)
+            .min()?;
+        (still < GIVEN_UP).then(|| LOOK_AGAIN.min(GIVEN_UP.saturating_sub(still)))
+    }
+
+    fn digest(&mut self, path: &Path, name: &str) -> Result<Digest, Refusal> {
+        match self.observed.digest(path) {
+            Ok(Some(digest)) => Ok(digest),
+            Ok(None) => Err(Refusal::Unsettled(Unsettled {
+                reason: format!("{name} changed while it was read"),
+                again_in: LOOK_AGAIN,
+            })),
+            Err(error) => Err(Refusal::Broken(format!("{name}: {error}"))),
+        }
     }
 }
 
-impl ModelStore for FolderStore {
-    fn ids(&self) -> Result<Vec<ModelId>, StoreError> {
-        let mut ids = self.sorted_ids()?;
-        ids.sort_by_key(|id| self.bytes_of(id));
-        Ok(ids)
-    }
-
-    fn scan(&self) -> Result<Vec<FoundModel>, StoreError> {
-        Ok(self
-            .sorted_ids()?
-            .into_iter()
-            .map(|id| self.model(id))
-            .collect())
-    }
-
-    fn find(&self, id: &ModelId) -> Result<Option<FoundModel>, StoreError> {
-        Ok(self
-            .ids()?
-            .into_iter()
-            .find(|found| found == id)
-            .map(|id| self.model(id)))
-    }
+/// Whether the file or a folder on its way is not there.
+fn is_absence(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    )
 }
 
 /// The names of the folders in `dir` that are a `T`; the others are nobody's business.
@@ -155,14 +374,17 @@ fn subfolders<T: std::str::FromStr>(dir: &Path) -> io::Result<Vec<T>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
+        let name = entry.file_name();
+        let Some(parsed) = name.to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
         // Through links, as Kubernetes mounts volumes.
-        if fs::metadata(entry.path()).is_ok_and(|meta| meta.is_dir())
-            && let Some(parsed) = entry
-                .file_name()
-                .to_str()
-                .and_then(|name| name.parse().ok())
-        {
-            found.push(parsed);
+        match fs::metadata(entry.path()) {
+            Ok(meta) if meta.is_dir() => found.push(parsed),
+            Ok(_) => {}
+            Err(error) if is_absence(&error) => {}
+            // A folder that may not be entered is not a folder that is gone.
+            Err(error) => return Err(error),
         }
     }
     Ok(found)
@@ -186,52 +408,6 @@ fn read_manifest(dir: &Path) -> Result<Option<String>, String> {
             .map(Some)
             .map_err(|error| format!("model.toml: {error}")),
     }
-}
-
-/// Puts a version together from its files; `dirs` are the version's folder and the model's.
-fn candidate(
-    id: &ModelId,
-    number: VersionNumber,
-    dirs: [&Path; 2],
-    graph: PathBuf,
-    digest: Digest,
-    base: &Result<Option<String>, String>,
-) -> Result<Candidate, String> {
-    let [version_dir, model_dir] = dirs;
-    let base = base.as_ref().map_err(String::clone)?;
-    let own = read_manifest(version_dir)?;
-    let manifest =
-        Manifest::parse(base.as_deref(), own.as_deref()).map_err(|error| error.to_string())?;
-    let facts = onnx::read(&graph).map_err(|error| error.to_string())?;
-    let external = onnx::check_external(&facts, version_dir).map_err(|error| error.to_string())?;
-    let labels = labels::read(manifest.labels.as_ref(), version_dir, model_dir)?;
-    let golden = golden_files(&manifest.golden, dirs)?;
-
-    let mut fingerprint = Fingerprint::default();
-    fingerprint.part("digest", digest.to_string().as_bytes());
-    fingerprint.part("model.toml", base.as_deref().unwrap_or_default().as_bytes());
-    fingerprint.part(
-        "version model.toml",
-        own.as_deref().unwrap_or_default().as_bytes(),
-    );
-    for label in labels.iter().flatten() {
-        fingerprint.part("label", label.as_bytes());
-    }
-    for path in &external {
-        let content = digest::of_file(path).map_err(|error| format!("external data: {error}"))?;
-        fingerprint.part("external", content.to_string().as_bytes());
-    }
-    Ok(Candidate {
-        model: id.clone(),
-        number,
-        graph,
-        digest,
-        fingerprint: fingerprint.finish(),
-        manifest,
-        labels,
-        facts,
-        golden,
-    })
 }
 
 fn golden_files(golden: &[Golden], dirs: [&Path; 2]) -> Result<Vec<(Golden, PathBuf)>, String> {

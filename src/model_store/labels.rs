@@ -10,15 +10,28 @@ const MAX_LABELS_BYTES: u64 = 100 << 20;
 /// The default name.
 const DEFAULT_FILE: &str = "labels.txt";
 
-/// The classes of a version, `None` where neither the manifest nor a default file has any.
-/// Files are looked for in the version's folder first, then in the model's.
+/// The classes of a version, and where they were read.
+#[derive(Default)]
+pub(super) struct Found {
+    /// `None` where neither the manifest nor a default file has any.
+    pub(super) labels: Option<Vec<String>>,
+    /// `None` where they are not read from a file.
+    pub(super) file: Option<PathBuf>,
+}
+
+/// The classes of a version. Files are looked for in the version's folder first, then in the model's.
 pub(super) fn read(
     source: Option<&LabelsSource>,
     version_dir: &Path,
     model_dir: &Path,
-) -> Result<Option<Vec<String>>, String> {
+) -> Result<Found, String> {
     let (name, required) = match source {
-        Some(LabelsSource::Inline(labels)) => return Ok(Some(labels.clone())),
+        Some(LabelsSource::Inline(labels)) => {
+            return Ok(Found {
+                labels: Some(labels.clone()),
+                file: None,
+            });
+        }
         Some(LabelsSource::File(name)) => (name.as_str(), true),
         None => (DEFAULT_FILE, false),
     };
@@ -31,14 +44,19 @@ pub(super) fn read(
             Ok(found) if found.len() > MAX_LABELS_BYTES => {
                 return Err(format!("labels: {name} has {} bytes", found.len()));
             }
-            Ok(_) => return parse(&path, name).map(Some),
+            Ok(_) => {
+                return parse(&path, name).map(|labels| Found {
+                    labels: Some(labels),
+                    file: Some(path),
+                });
+            }
             Err(_) => {}
         }
     }
     if required {
         Err(format!("labels: there is no file {name}"))
     } else {
-        Ok(None)
+        Ok(Found::default())
     }
 }
 

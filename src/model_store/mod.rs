@@ -2,7 +2,8 @@
 //!
 //! Called by `models` and the command line. Opens no session and knows no runtime.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::domain::ids::{Digest, ModelId, VersionNumber};
 use crate::domain::manifest::{Golden, Manifest};
@@ -10,29 +11,48 @@ use crate::domain::manifest::{Golden, Manifest};
 mod digest;
 mod folder;
 mod labels;
+mod observed;
 pub mod onnx;
+mod watcher;
 
 pub use folder::FolderStore;
+pub use watcher::{Changed, WatchError, Watcher};
 
 /// Where models come from.
 pub trait ModelStore: Send + Sync {
-    /// The models that are offered now, those with small files first. Reads no file.
+    /// The models that are offered now, in order, with the bytes of their graphs. Reads no file.
     ///
     /// # Errors
     /// When the store itself cannot be read.
-    fn ids(&self) -> Result<Vec<ModelId>, StoreError>;
+    fn ids(&self) -> Result<Vec<(ModelId, u64)>, StoreError>;
 
-    /// What is offered now, in the order of ids and numbers. Blocks: files are read and hashed.
+    /// One model, `None` where it is not offered. Blocks: files are read, and hashed where they changed; `hashing`
+    /// hears of a version before its model file is.
+    ///
+    /// # Errors
+    /// When the store itself cannot be read: then nothing is known, which is not to say that nothing is there.
+    fn find(
+        &self,
+        id: &ModelId,
+        hashing: &mut dyn FnMut(VersionNumber),
+    ) -> Result<Option<FoundModel>, StoreError>;
+
+    /// Tells `changed` of every change from now on, until the watcher is dropped.
+    ///
+    /// # Errors
+    /// Where changes cannot be heard of; then the store must be asked now and then.
+    fn watch(&self, changed: Changed) -> Result<Watcher, WatchError>;
+
+    /// All that is offered now, in the order of ids and numbers. Blocks as [`Self::find`] does.
     ///
     /// # Errors
     /// When the store itself cannot be read; a broken model or version is part of the answer instead.
-    fn scan(&self) -> Result<Vec<FoundModel>, StoreError>;
-
-    /// One model, `None` where it is not offered. Blocks as [`Self::scan`] does, for this model alone.
-    ///
-    /// # Errors
-    /// When the store itself cannot be read.
-    fn find(&self, id: &ModelId) -> Result<Option<FoundModel>, StoreError>;
+    fn scan(&self) -> Result<Vec<FoundModel>, StoreError> {
+        let ids = self.ids()?;
+        ids.iter()
+            .filter_map(|(id, _)| self.find(id, &mut |_| ()).transpose())
+            .collect()
+    }
 }
 
 /// Why the store cannot be read.
@@ -50,8 +70,8 @@ pub struct StoreError {
 pub struct FoundModel {
     /// The folder's name.
     pub id: ModelId,
-    /// The model's own manifest; where it is broken the default stands in and every version is broken too.
-    pub manifest: Manifest,
+    /// The model's own manifest; `None` where it is broken, and then every version is broken too.
+    pub manifest: Option<Manifest>,
     /// Versions in rising order.
     pub versions: Vec<FoundVersion>,
 }
@@ -70,6 +90,18 @@ pub struct FoundVersion {
 pub enum Content {
     /// Whole files that a backend may try.
     Candidate(Box<Candidate>),
+    /// Files that are still on their way.
+    Waiting {
+        /// What is waited for.
+        reason: String,
+        /// When it is worth another look.
+        again_in: Duration,
+    },
+    /// No model file, and none is coming.
+    Absent {
+        /// In words an operator can act on.
+        reason: String,
+    },
     /// Files that cannot be served.
     Broken {
         /// SHA-256 of the model file, where there is one.
@@ -102,4 +134,41 @@ pub struct Candidate {
     pub facts: onnx::GraphFacts,
     /// Golden pictures with their files.
     pub golden: Vec<(Golden, PathBuf)>,
+    /// Every file it is made of, with the identity that was read.
+    pub files: Vec<(PathBuf, FileId)>,
+}
+
+impl Candidate {
+    /// Whether the files are still those that were read. To be asked again once a backend has opened them.
+    #[must_use]
+    pub fn is_unchanged(&self) -> bool {
+        let same = |(path, id): &(PathBuf, FileId)| {
+            std::fs::metadata(path).is_ok_and(|found| FileId::of(&found) == *id)
+        };
+        self.files.iter().all(same)
+    }
+
+    /// The bytes of all its files.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.files.iter().map(|(_, id)| id.size).sum()
+    }
+
+    /// The folder in which `<model>/<version>/model.onnx` is this candidate's graph.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        self.graph.ancestors().nth(3).unwrap_or(&self.graph)
+    }
+}
+
+/// Who a file is: another content in the same place, or another file under the same name, has another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileId {
+    device: u64,
+    inode: u64,
+    size: u64,
+    /// Seconds and nanoseconds.
+    modified: (i64, i64),
+    /// Of the inode: also `cp -p` and a rename set it.
+    changed: (i64, i64),
 }

@@ -12,14 +12,18 @@ use crate::domain::rollout::Rollout;
 /// Where a version stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum VersionState {
-    /// Its turn to load has not come.
+    /// Its files are not whole yet, or its turn to load has not come; the reason says which.
     Waiting,
-    /// Its graph is being opened and tried.
+    /// Its graph is being opened.
     Loading,
+    /// Its graph is open and is being tried.
+    Testing,
     /// It answers.
     Live,
     /// It cannot be served; the reason says why.
     Failed,
+    /// It takes no more requests and finishes those it has.
+    Draining,
     /// On disk, but not selected.
     Unloaded,
 }
@@ -31,8 +35,10 @@ impl VersionState {
         match self {
             Self::Waiting => "waiting",
             Self::Loading => "loading",
+            Self::Testing => "testing",
             Self::Live => "live",
             Self::Failed => "failed",
+            Self::Draining => "draining",
             Self::Unloaded => "unloaded",
         }
     }
@@ -40,7 +46,7 @@ impl VersionState {
     /// Whether nothing more will happen to it by itself.
     #[must_use]
     pub fn is_settled(self) -> bool {
-        matches!(self, Self::Live | Self::Failed | Self::Unloaded)
+        !matches!(self, Self::Waiting | Self::Loading | Self::Testing)
     }
 }
 
@@ -51,10 +57,49 @@ pub struct VersionEntry {
     pub state: VersionState,
     /// SHA-256 of its model file, once it was read.
     pub digest: Option<Digest>,
-    /// Why it failed.
+    /// Why it failed, or what it waits for.
     pub reason: Option<String>,
     /// What executes it; there exactly when it is live.
     pub loaded: Option<Arc<LoadedVersion>>,
+    /// A replacement that does not serve: where it stands. Only beside a live version.
+    pub pending: Option<Pending>,
+}
+
+/// A replacement of a live version under the same number that is on its way, or failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pending {
+    /// Where it stands.
+    pub state: VersionState,
+    /// Why it failed, or what it waits for.
+    pub reason: Option<String>,
+}
+
+impl VersionEntry {
+    /// An entry without anything that executes.
+    pub(super) fn idle(
+        state: VersionState,
+        digest: Option<Digest>,
+        reason: Option<String>,
+    ) -> Self {
+        Self {
+            state,
+            digest,
+            reason,
+            loaded: None,
+            pending: None,
+        }
+    }
+
+    /// An entry that answers.
+    pub(super) fn live(loaded: LoadedVersion) -> Self {
+        Self {
+            state: VersionState::Live,
+            digest: Some(loaded.digest),
+            reason: None,
+            loaded: Some(Arc::new(loaded)),
+            pending: None,
+        }
+    }
 }
 
 /// One model in the catalog.
@@ -88,18 +133,18 @@ pub struct Catalog {
     pub models: BTreeMap<ModelId, Arc<ModelEntry>>,
     /// Whether the model store has been read at all.
     pub scanned: bool,
+    /// Whether every version found at the start has come to its end: live, failed or not selected. Once true it stays.
+    pub settled: bool,
 }
 
 impl Catalog {
-    /// Whether every version found at the start has come to its end: live, failed or not selected.
-    #[must_use]
-    pub fn is_settled(&self) -> bool {
-        let versions = || {
-            self.models
-                .values()
-                .flat_map(|model| model.versions.values())
-        };
-        self.scanned && versions().all(|version| version.state.is_settled())
+    /// Notes whether all that was found at the start has come to its end.
+    pub(super) fn note_settled(&mut self) {
+        let mut versions = self
+            .models
+            .values()
+            .flat_map(|model| model.versions.values());
+        self.settled |= self.scanned && versions.all(|version| version.state.is_settled());
     }
 
     /// Whether the model has a live version.

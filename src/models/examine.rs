@@ -17,12 +17,19 @@ use crate::vision::{self, DecodeLimits, Picture, Preprocessor, VisionError};
 /// One thing that was checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Check {
-    /// `graph`, `input`, `output`, `warm_up`, `labels`, `golden`.
+    /// `graph`, `input`, `output`, `warm_up`, `scores`, `labels` or `golden`.
     pub name: &'static str,
     /// Whether it held.
     pub ok: bool,
     /// What was found, or why it did not hold.
     pub detail: String,
+}
+
+impl Check {
+    /// Every name that a check may have, in their order.
+    pub(super) const NAMES: [&str; 7] = [
+        "graph", "input", "output", "warm_up", "scores", "labels", "golden",
+    ];
 }
 
 /// A version that is open and has been tried.
@@ -113,11 +120,12 @@ pub(super) struct ExamineOptions {
     pub(super) limits: DecodeLimits,
 }
 
-/// Tries `candidate` on `backend`.
+/// Tries `candidate` on `backend`; `is_open` hears when the graph is open and the trying begins.
 pub(super) fn examine(
     candidate: &Candidate,
     backend: &dyn Backend,
     options: &ExamineOptions,
+    is_open: &dyn Fn(),
 ) -> Examination {
     let mut checks = Vec::new();
     let opened = Steps {
@@ -126,7 +134,7 @@ pub(super) fn examine(
         options,
         checks: &mut checks,
     }
-    .all();
+    .all(is_open);
     Examination { checks, opened }
 }
 
@@ -151,9 +159,10 @@ impl Steps<'_> {
         value
     }
 
-    fn all(mut self) -> Option<Opened> {
+    fn all(mut self, is_open: &dyn Fn()) -> Option<Opened> {
         let session = self.open();
         let session = self.note("graph", session)?;
+        is_open();
         let input = self.input(session.signature());
         let (input, preprocessor) = self.note("input", input)?;
         let output = self.output(session.signature());

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::catalog::VersionState;
 use super::examine::{self, Check, Examination, ExamineOptions, Opened};
 use super::loaded::LoadedVersion;
+use super::trial::Trial;
 use crate::backend::Backend;
 use crate::domain::manifest::BackendChoice;
 use crate::engine::{RunPermits, Scheduler, SchedulerConfig};
@@ -18,6 +20,8 @@ pub struct Backends {
     pub ort: Result<Arc<dyn Backend>, String>,
     /// tract, always.
     pub tract: Arc<dyn Backend>,
+    /// This program and the runtimes' versions, one word: what a verdict on a graph holds for.
+    pub runtime: String,
 }
 
 /// What is the same for every version.
@@ -43,13 +47,56 @@ pub struct LoadError {
     pub reason: String,
     /// Every check that was made.
     pub checks: Vec<Check>,
+    /// Whether it is worth another try although the files stay as they are.
+    pub again: bool,
+    /// Whether the files changed meanwhile, so that nothing can be said.
+    pub changed: bool,
 }
+
+impl LoadError {
+    /// A failure before or beside the checks.
+    #[must_use]
+    pub fn of(reason: String) -> Self {
+        Self::with(reason, Vec::new())
+    }
+
+    pub(super) fn with(reason: String, checks: Vec<Check>) -> Self {
+        Self {
+            reason,
+            checks,
+            again: true,
+            changed: false,
+        }
+    }
+
+    /// The same, not worth another try.
+    #[must_use]
+    pub(super) fn for_good(self) -> Self {
+        Self {
+            again: false,
+            ..self
+        }
+    }
+
+    /// The same, because the files changed meanwhile.
+    #[must_use]
+    pub(super) fn for_a_change(self) -> Self {
+        Self {
+            changed: true,
+            ..self
+        }
+    }
+}
+
+/// Told where a load stands.
+pub(super) type Progress<'a> = dyn Fn(VersionState, Option<&str>) + 'a;
 
 /// Loads versions. Blocks for as long as a graph takes to open: never call it on the async runtime.
 pub struct Loader {
     backends: Backends,
     permits: Arc<RunPermits>,
     config: LoaderConfig,
+    trial: Option<Trial>,
 }
 
 impl Loader {
@@ -60,6 +107,16 @@ impl Loader {
             backends,
             permits: RunPermits::new(config.cores),
             config,
+            trial: None,
+        }
+    }
+
+    /// Tries every candidate in a child process before it is opened in this one.
+    #[must_use]
+    pub fn with_trial(self, trial: Trial) -> Self {
+        Self {
+            trial: Some(trial),
+            ..self
         }
     }
 
@@ -68,22 +125,30 @@ impl Loader {
     /// # Errors
     /// With the reason and every check that was made.
     pub fn examine(&self, candidate: &Candidate) -> Result<(Opened, Vec<Check>), LoadError> {
+        self.examine_step_by_step(candidate, &|| ())
+    }
+
+    /// As [`Self::examine`]; `opened` hears when the graph is open and its trial begins.
+    fn examine_step_by_step(
+        &self,
+        candidate: &Candidate,
+        opened: &dyn Fn(),
+    ) -> Result<(Opened, Vec<Check>), LoadError> {
         let choice = candidate.manifest.serving.backend;
         let ort = || match &self.backends.ort {
-            Ok(ort) => Ok(self.try_on(candidate, &**ort)),
-            Err(reason) => Err(LoadError {
-                reason: format!("the manifest asks for ort, but {reason}"),
-                checks: Vec::new(),
-            }),
+            Ok(ort) => Ok(self.try_on(candidate, &**ort, opened)),
+            Err(reason) => Err(LoadError::of(format!(
+                "the manifest asks for ort, but {reason}"
+            ))),
         };
-        let tract = || self.try_on(candidate, &*self.backends.tract);
+        let tract = || self.try_on(candidate, &*self.backends.tract, opened);
         match choice {
             BackendChoice::Ort => conclude(ort()?),
             BackendChoice::Tract => conclude(tract()),
             BackendChoice::Auto => match &self.backends.ort {
                 Err(_) => conclude(tract()),
                 Ok(ort) => {
-                    let first = self.try_on(candidate, &**ort);
+                    let first = self.try_on(candidate, &**ort, opened);
                     if first.is_backends_fault() {
                         conclude_two(first, tract())
                     } else {
@@ -94,7 +159,12 @@ impl Loader {
         }
     }
 
-    fn try_on(&self, candidate: &Candidate, backend: &dyn Backend) -> Examination {
+    fn try_on(
+        &self,
+        candidate: &Candidate,
+        backend: &dyn Backend,
+        opened: &dyn Fn(),
+    ) -> Examination {
         let options = ExamineOptions {
             execution_providers: self.config.execution_providers.clone(),
             threads: 1,
@@ -102,15 +172,27 @@ impl Loader {
                 max_pixels: self.config.max_image_pixels,
             },
         };
-        examine::examine(candidate, backend, &options)
+        examine::examine(candidate, backend, &options, opened)
     }
 
-    /// Loads a candidate so that it can answer.
+    /// Loads a candidate so that it can answer. Where there is a trial, what may crash or hang a runtime does so in a
+    /// child process; `wanted` ends a trial whose outcome nobody waits for any more.
     ///
     /// # Errors
-    /// As [`Self::examine`], or when the system gives no threads.
-    pub fn load(&self, candidate: &Candidate) -> Result<LoadedVersion, LoadError> {
-        let (opened, checks) = self.examine(candidate)?;
+    /// As [`Self::examine`], when the trial fails, or when the system gives no threads.
+    pub(super) fn load(
+        &self,
+        candidate: &Candidate,
+        progress: &Progress<'_>,
+        wanted: &dyn Fn() -> bool,
+    ) -> Result<LoadedVersion, LoadError> {
+        if let Some(trial) = &self.trial {
+            progress(VersionState::Loading, Some("tried in a child process"));
+            trial.pass(candidate, wanted)?;
+        }
+        progress(VersionState::Loading, None);
+        let testing = || progress(VersionState::Testing, None);
+        let (opened, checks) = self.examine_step_by_step(candidate, &testing)?;
         let serving = &candidate.manifest.serving;
         let instances = serving.instances.unwrap_or(self.config.cores).max(1);
         let config = SchedulerConfig {
@@ -121,11 +203,8 @@ impl Loader {
             input: opened.input.name.clone(),
             output: opened.output_name.clone(),
         };
-        let scheduler =
-            Scheduler::start(&opened.session, &self.permits, &config).map_err(|e| LoadError {
-                reason: format!("the system gives no threads: {e}"),
-                checks,
-            })?;
+        let scheduler = Scheduler::start(&opened.session, &self.permits, &config)
+            .map_err(|e| LoadError::with(format!("the system gives no threads: {e}"), checks))?;
         Ok(LoadedVersion {
             model: candidate.model.clone(),
             number: candidate.number,
@@ -153,10 +232,10 @@ fn conclude(examination: Examination) -> Result<(Opened, Vec<Check>), LoadError>
     let reason = examination.failure().map(|check| check.detail.clone());
     match (examination.opened, reason) {
         (Some(opened), _) => Ok((opened, examination.checks)),
-        (None, reason) => Err(LoadError {
-            reason: reason.unwrap_or_else(|| "no check was made".to_owned()),
-            checks: examination.checks,
-        }),
+        (None, reason) => Err(LoadError::with(
+            reason.unwrap_or_else(|| "no check was made".to_owned()),
+            examination.checks,
+        )),
     }
 }
 
@@ -169,12 +248,13 @@ fn conclude_two(
         .failure()
         .map(|check| check.detail.clone())
         .unwrap_or_default();
-    conclude(second).map_err(|error| LoadError {
-        reason: if error.reason == earlier {
+    conclude(second).map_err(|error| {
+        let reason = if error.reason == earlier {
             earlier
         } else {
             format!("{earlier}; {}", error.reason)
-        },
-        checks: first.checks.into_iter().chain(error.checks).collect(),
+        };
+        let checks = first.checks.into_iter().chain(error.checks).collect();
+        LoadError::with(reason, checks)
     })
 }

@@ -1,17 +1,22 @@
-//! The only writer of the catalog: finds what the store offers, loads it beside what serves, publishes.
+//! The only writer of the catalog: hears of changes, looks at what the store offers, loads it beside what serves, publishes,
+//! and ends what was replaced once its last request is done.
+//!
+//! One thread decides; the work (reading, hashing, trying, opening, ending) is done on a few threads of their own, so that
+//! a slow or endless model delays no other.
 
-use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::catalog::{Catalog, CatalogHandle, ModelEntry, VersionEntry, VersionState};
+use super::agenda::{Load, Task};
+use super::catalog::{CatalogHandle, VersionState};
+use super::desk::Desk;
 use super::loaded::LoadedVersion;
 use super::loader::{LoadError, Loader};
-use crate::domain::ids::ModelId;
-use crate::domain::rollout::Rollout;
-use crate::model_store::{Candidate, Content, FoundModel, FoundVersion, ModelStore, StoreError};
+use crate::backend::memory;
+use crate::domain::ids::{ModelId, VersionNumber};
+use crate::model_store::{ModelStore, StoreError, Watcher};
 
 /// Why the manager could not start.
 #[derive(Debug, thiserror::Error)]
@@ -24,37 +29,48 @@ pub enum ManagerError {
     Thread(std::io::Error),
 }
 
+/// How changes are noticed.
+#[derive(Clone, Copy, Debug)]
+pub struct NoticeConfig {
+    /// Whether the store's events are listened to.
+    pub events: bool,
+    /// How often everything is looked at, whatever the events say.
+    pub scan_every: Duration,
+}
+
 /// Loads and publishes models.
 pub struct ModelManager {
     store: Arc<dyn ModelStore>,
     loader: Loader,
+    notice: NoticeConfig,
     handle: CatalogHandle,
-    /// The next catalog is made under this lock, so that no two writers lose each other's change.
-    writing: Mutex<()>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
-    stopping: AtomicBool,
+    desk: Mutex<Desk>,
+    /// Somebody wants the deciding thread to look up.
+    called: Condvar,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    watcher: Mutex<Option<Watcher>>,
 }
 
-/// Versions that load at the same time.
-const LOADING_THREADS: usize = 2;
-
-/// A version that is not live by then has failed; its loading thread goes on to the next.
-const LOADING_TIME: Duration = Duration::from_mins(2);
-
-/// How long a stopping manager waits for a version that is just loading.
+/// How long a stopping manager waits for what is just being done.
 const STOPPING_TIME: Duration = Duration::from_secs(2);
+
+/// How often everything is looked at where events cannot be heard.
+const SCAN_WITHOUT_EVENTS: Duration = Duration::from_secs(2);
 
 impl ModelManager {
     /// A manager over `store`; nothing is read before [`Self::start`].
     #[must_use]
-    pub fn new(store: Arc<dyn ModelStore>, loader: Loader) -> Arc<Self> {
+    pub fn new(store: Arc<dyn ModelStore>, loader: Loader, notice: NoticeConfig) -> Arc<Self> {
+        let handle = CatalogHandle::default();
         Arc::new(Self {
             store,
             loader,
-            handle: CatalogHandle::default(),
-            writing: Mutex::new(()),
-            threads: Mutex::default(),
-            stopping: AtomicBool::new(false),
+            notice,
+            desk: Mutex::new(Desk::new(handle.clone())),
+            handle,
+            called: Condvar::new(),
+            thread: Mutex::default(),
+            watcher: Mutex::default(),
         })
     }
 
@@ -64,231 +80,253 @@ impl ModelManager {
         self.handle.clone()
     }
 
-    /// Takes in what the store offers, on threads of its own, models with small files first, so that they do not
-    /// wait for large ones: each is read and hashed, published as `waiting` or `failed`, and its versions are loaded.
+    /// Lists the store and begins: its models are taken in on threads of their own, small ones first, and so is
+    /// every change from now on.
     ///
     /// # Errors
     /// When the store cannot be read at all.
     pub fn start(self: &Arc<Self>) -> Result<(), ManagerError> {
+        // Before the first look, so that no change falls between the two.
+        let scan_every = if self.notice.events && !self.watch() {
+            self.notice.scan_every.min(SCAN_WITHOUT_EVENTS)
+        } else {
+            self.notice.scan_every
+        };
         let ids = self.store.ids()?;
         if ids.is_empty() {
             tracing::warn!("the model store holds no model");
-            self.change(|catalog| catalog.scanned = true);
         }
-        let unread = Arc::new(AtomicUsize::new(ids.len()));
-        let pending = Arc::new(Mutex::new(VecDeque::from(ids)));
-        for number in 0..LOADING_THREADS {
-            let (manager, pending) = (Arc::clone(self), Arc::clone(&pending));
-            let unread = Arc::clone(&unread);
-            let work = move || {
-                let next = || {
-                    pending
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .pop_front()
-                };
-                while let Some(id) = next() {
-                    if manager.stopping.load(Ordering::Acquire) {
-                        return;
-                    }
-                    manager.take_in(&id, &unread);
-                }
-            };
-            let thread = std::thread::Builder::new()
-                .name(format!("loader#{number}"))
-                .spawn(work)
-                .map_err(ManagerError::Thread)?;
-            self.threads
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push(thread);
-        }
+        self.desk().list(ids);
+        let manager = Arc::clone(self);
+        let thread = std::thread::Builder::new()
+            .name("models".to_owned())
+            .spawn(move || manager.decide(scan_every))
+            .map_err(ManagerError::Thread)?;
+        *lock(&self.thread) = Some(thread);
         Ok(())
     }
 
-    /// Reads one model, publishes it, then loads its versions, the latest first.
-    fn take_in(self: &Arc<Self>, id: &ModelId, unread: &AtomicUsize) {
-        let found = self.store.find(id).unwrap_or_else(|error| {
-            tracing::error!(model = id.as_str(), %error, "model not read");
-            None
+    fn watch(self: &Arc<Self>) -> bool {
+        let manager: Weak<Self> = Arc::downgrade(self);
+        let changed = Box::new(move |id: Option<&ModelId>| {
+            if let Some(manager) = manager.upgrade() {
+                manager.nudge(id);
+            }
         });
-        self.change(|catalog| {
-            if let Some(model) = &found {
-                catalog
-                    .models
-                    .insert(id.clone(), Arc::new(initial_entry(model)));
-            }
-            catalog.scanned |= unread.fetch_sub(1, Ordering::AcqRel) == 1;
-        });
-        for version in found
-            .into_iter()
-            .flat_map(|model| model.versions.into_iter().rev())
-        {
-            if self.stopping.load(Ordering::Acquire) {
-                return;
-            }
-            if let Content::Candidate(candidate) = version.content {
-                self.load(*candidate);
-            }
-        }
-    }
-
-    fn load(self: &Arc<Self>, candidate: Candidate) {
-        let candidate = Arc::new(candidate);
-        let (model, version) = (candidate.model.as_str(), candidate.number.get());
-        let digest = Some(candidate.digest);
-        let loading = VersionEntry {
-            state: VersionState::Loading,
-            digest,
-            reason: None,
-            loaded: None,
-        };
-        self.update(&candidate, loading);
-        let started = Instant::now();
-        let entry = match self.load_in_time(&candidate) {
-            Ok(loaded) => {
-                tracing::info!(
-                    model,
-                    version,
-                    digest = %candidate.digest,
-                    backend = loaded.backend,
-                    providers = loaded.providers.join(","),
-                    took_ms = started.elapsed().as_millis(),
-                    "version live"
-                );
-                VersionEntry {
-                    state: VersionState::Live,
-                    digest,
-                    reason: None,
-                    loaded: Some(Arc::new(loaded)),
-                }
+        match self.store.watch(changed) {
+            Ok(watcher) => {
+                *lock(&self.watcher) = Some(watcher);
+                true
             }
             Err(error) => {
-                tracing::warn!(model, version, reason = error.reason, "version failed");
-                VersionEntry {
-                    state: VersionState::Failed,
-                    digest,
-                    reason: Some(error.reason),
-                    loaded: None,
-                }
-            }
-        };
-        self.update(&candidate, entry);
-    }
-
-    /// Loads on a thread of its own. One that does not come back is left behind: a runtime cannot be stopped from
-    /// outside, and the others must not wait for it for ever.
-    fn load_in_time(
-        self: &Arc<Self>,
-        candidate: &Arc<Candidate>,
-    ) -> Result<LoadedVersion, LoadError> {
-        let failed = |reason: String| LoadError {
-            reason,
-            checks: Vec::new(),
-        };
-        let (manager, wanted) = (Arc::clone(self), Arc::clone(candidate));
-        let (tell, outcome) = mpsc::channel();
-        std::thread::Builder::new()
-            .name(format!("load {}/{}", candidate.model, candidate.number))
-            .spawn(move || {
-                let loaded = manager.loader.load(&wanted);
-                if let Err(mpsc::SendError(Ok(late))) = tell.send(loaded) {
-                    late.scheduler.stop();
-                }
-            })
-            .map_err(|error| failed(format!("the system gives no thread: {error}")))?;
-        match outcome.recv_timeout(LOADING_TIME) {
-            Ok(loaded) => loaded,
-            Err(mpsc::RecvTimeoutError::Timeout) => Err(failed(format!(
-                "it did not finish loading within {} s",
-                LOADING_TIME.as_secs()
-            ))),
-            Err(mpsc::RecvTimeoutError::Disconnected) => {
-                Err(failed("loading it panicked".to_owned()))
+                tracing::warn!(reason = %error, "changes are found by scanning alone");
+                false
             }
         }
     }
 
-    /// Publishes a catalog in which one version's entry is another.
-    fn update(&self, candidate: &Candidate, entry: VersionEntry) {
-        self.change(|catalog| {
-            if let Some(model) = catalog.models.get_mut(&candidate.model)
-                && let Some(old) = Arc::make_mut(model).versions.get_mut(&candidate.number)
-            {
-                *old = entry;
+    /// Says that a model, or with `None` any of them, may have changed. Returns at once.
+    pub fn nudge(&self, id: Option<&ModelId>) {
+        match id {
+            Some(id) => self.desk().agenda.nudge(id),
+            None => self.desk().all_due = true,
+        }
+        self.called.notify_all();
+    }
+
+    fn desk(&self) -> MutexGuard<'_, Desk> {
+        lock(&self.desk)
+    }
+
+    /// The deciding thread: hands out work until it is told to stop.
+    fn decide(self: &Arc<Self>, scan_every: Duration) {
+        let mut scan_at = Instant::now() + scan_every;
+        loop {
+            let mut desk = self.desk();
+            if std::mem::take(&mut desk.all_due) || scan_at <= Instant::now() {
+                drop(desk);
+                self.list();
+                scan_at = Instant::now() + scan_every;
+                desk = self.desk();
+            }
+            if desk.is_stopping() {
+                return;
+            }
+            let ended = desk.agenda.finished();
+            desk.tick();
+            while let Some(task) = desk.agenda.next() {
+                if !self.begin(&mut desk, task) {
+                    break;
+                }
+            }
+            join(ended);
+            let wake_at = desk.wake_at().map_or(scan_at, |at| at.min(scan_at));
+            let wait = wake_at.saturating_duration_since(Instant::now());
+            if !wait.is_zero() && !desk.all_due {
+                drop(self.called.wait_timeout(desk, wait));
+            }
+        }
+    }
+
+    fn list(&self) {
+        match self.store.ids() {
+            Ok(ids) => self.desk().list(ids),
+            Err(error) => tracing::error!(%error, "what serves goes on"),
+        }
+    }
+
+    /// Begins a piece of work on a thread of its own; `false` where the system gives none now.
+    fn begin(self: &Arc<Self>, desk: &mut Desk, task: Task) -> bool {
+        let (name, load) = match &task {
+            Task::Look(id) => (format!("look {id}"), None),
+            Task::Load(load) => {
+                let candidate = &load.candidate;
+                let name = format!("load {}/{}", candidate.model, candidate.number);
+                (name, Some(load.clone()))
+            }
+            Task::Retire(old) => (format!("end {}/{}", old.model, old.number), None),
+        };
+        let number = desk.agenda.thread_number();
+        let manager = Arc::clone(self);
+        // A thread that cannot be had must not cost the work: the closure shares it.
+        let shared = Arc::new(Mutex::new(Some(task)));
+        let work = Arc::clone(&shared);
+        let thread = std::thread::Builder::new().name(name).spawn(move || {
+            let task = lock(&work).take();
+            if let Some(task) = task {
+                manager.work(task);
+            }
+            manager.called.notify_all();
+        });
+        match thread {
+            Ok(thread) => {
+                desk.agenda.started(number, thread, load);
+                true
+            }
+            Err(error) => {
+                tracing::error!(%error, "the system gives no thread for loading models");
+                if let Some(task) = lock(&shared).take() {
+                    desk.agenda.put_back(task);
+                }
+                false
+            }
+        }
+    }
+
+    fn work(self: &Arc<Self>, task: Task) {
+        match task {
+            Task::Look(id) => self.look(&id),
+            Task::Load(load) => self.load(&load),
+            Task::Retire(old) => {
+                let (id, number) = (old.model.clone(), old.number);
+                end(*old);
+                self.desk().ended(&id, number);
+            }
+        }
+    }
+
+    fn look(&self, id: &ModelId) {
+        let mut hashing = |number: VersionNumber| {
+            let (state, reason) = (VersionState::Waiting, Some("hashing".to_owned()));
+            self.desk().mark(id, number, state, None, reason);
+        };
+        let found = catch_unwind(AssertUnwindSafe(|| self.store.find(id, &mut hashing)));
+        match found {
+            Err(_) => self.desk().not_read(id),
+            Ok(Ok(found)) => self.desk().found(id, found),
+            Ok(Err(error)) => {
+                tracing::error!(model = id.as_str(), %error, "model not read; what serves goes on");
+                self.desk().not_read(id);
+            }
+        }
+    }
+
+    fn load(&self, load: &Load) {
+        if !load.is_wanted() {
+            return;
+        }
+        let candidate = &*load.candidate;
+        let started = Instant::now();
+        let progress = |state, reason: Option<&str>| self.desk().progress(load, state, reason);
+        // A panic in a runtime's Rust parts is a failure like another.
+        let outcome = catch_unwind(AssertUnwindSafe(|| {
+            let wanted = || load.is_wanted();
+            self.loader.load(candidate, &progress, &wanted)
+        }));
+        let outcome = outcome.unwrap_or_else(|_| Err(LoadError::of("loading it panicked".into())));
+        let outcome = outcome.and_then(|loaded| {
+            if candidate.is_unchanged() {
+                Ok(loaded)
+            } else {
+                end(loaded);
+                Err(LoadError::of("its files changed while it was loaded".into()).for_a_change())
             }
         });
+        if let Ok(loaded) = &outcome {
+            tracing::info!(
+                model = candidate.model.as_str(),
+                version = candidate.number.get(),
+                digest = %candidate.digest,
+                backend = loaded.backend,
+                providers = loaded.providers.join(","),
+                took_ms = started.elapsed().as_millis(),
+                "version live"
+            );
+        }
+        let late = self.desk().loaded(load, outcome);
+        if let Some(late) = late {
+            end(late);
+        }
+        // Opening takes up to three times the memory of what is open then.
+        memory::give_back();
     }
 
-    /// Publishes the catalog as `change` makes it out of the one in force.
-    fn change(&self, change: impl FnOnce(&mut Catalog)) {
-        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut catalog = Catalog::clone(&self.handle.load());
-        change(&mut catalog);
-        self.handle.publish(catalog);
-    }
-
-    /// Ends loading and execution: waits a little for what loads, finishes what waits in the queues, joins its threads.
-    /// Blocks: never call it on the async runtime.
+    /// Ends loading and execution: waits a little for what is being done, finishes what waits in the queues, joins
+    /// the threads. Blocks: never call it on the async runtime.
     pub fn stop(&self) {
-        self.stopping.store(true, Ordering::Release);
+        drop(lock(&self.watcher).take());
+        let mut threads = self.desk().stop();
+        self.called.notify_all();
+        threads.extend(lock(&self.thread).take());
         let deadline = Instant::now() + STOPPING_TIME;
-        let threads =
-            std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
-        for thread in threads {
+        for thread in &threads {
             while !thread.is_finished() && Instant::now() < deadline {
                 std::thread::sleep(Duration::from_millis(5));
             }
-            if !thread.is_finished() {
-                tracing::warn!("a model is still loading and is left behind");
-            } else if thread.join().is_err() {
-                tracing::error!("a loading thread panicked");
-            }
         }
-        for model in self.handle.load().models.values() {
-            for loaded in model.live() {
-                loaded.scheduler.stop();
-            }
+        let (ended, left): (Vec<_>, Vec<_>) =
+            threads.into_iter().partition(JoinHandle::is_finished);
+        if !left.is_empty() {
+            tracing::warn!(
+                threads = left.len(),
+                "a model is still loading and is left behind"
+            );
+        }
+        join(ended);
+        let executing = self.desk().executing();
+        for loaded in executing {
+            loaded.scheduler.stop();
         }
     }
 }
 
-fn initial_entry(model: &FoundModel) -> ModelEntry {
-    let versions = model
-        .versions
-        .iter()
-        .map(|FoundVersion { number, content }| {
-            let (state, digest, reason) = match content {
-                Content::Candidate(candidate) => {
-                    (VersionState::Waiting, Some(candidate.digest), None)
-                }
-                Content::Broken { digest, reason } => {
-                    tracing::warn!(
-                        model = model.id.as_str(),
-                        version = number.get(),
-                        reason,
-                        "version failed"
-                    );
-                    (VersionState::Failed, *digest, Some(reason.clone()))
-                }
-                Content::NotSelected => (VersionState::Unloaded, None, None),
-            };
-            (
-                *number,
-                VersionEntry {
-                    state,
-                    digest,
-                    reason,
-                    loaded: None,
-                },
-            )
-        })
-        .collect();
-    ModelEntry {
-        id: model.id.clone(),
-        title: model.manifest.title.clone(),
-        description: model.manifest.description.clone(),
-        rollout: Rollout::Latest,
-        versions,
+/// Ends a version that nobody uses: its threads are joined, its memory goes back to the system.
+fn end(version: LoadedVersion) {
+    version.scheduler.stop();
+    let (model, number, digest) = (version.model.clone(), version.number, version.digest);
+    drop(version);
+    memory::give_back();
+    tracing::info!(model = model.as_str(), version = number.get(), %digest, "version ended");
+}
+
+fn join(threads: Vec<JoinHandle<()>>) {
+    for thread in threads {
+        if thread.join().is_err() {
+            tracing::error!("a thread that loads models panicked");
+        }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

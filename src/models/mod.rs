@@ -2,14 +2,19 @@
 //!
 //! [`ModelManager`] is the only writer; requests read the [`Catalog`]. Knows no request and no HTTP.
 
+mod agenda;
 mod catalog;
+mod desk;
 mod examine;
 mod loaded;
 mod loader;
 mod manager;
+mod plan;
+mod trial;
 
-pub use catalog::{Catalog, CatalogHandle, ModelEntry, VersionEntry, VersionState};
+pub use catalog::{Catalog, CatalogHandle, ModelEntry, Pending, VersionEntry, VersionState};
 pub use examine::{Check, ClassesError, Examination, Opened};
 pub use loaded::{InputView, LoadedVersion};
 pub use loader::{Backends, LoadError, Loader, LoaderConfig};
-pub use manager::{ManagerError, ModelManager};
+pub use manager::{ManagerError, ModelManager, NoticeConfig};
+pub use trial::{Passed, Trial, TrialConfig};

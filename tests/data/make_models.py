@@ -4,8 +4,8 @@
 
 Every good model scores a picture by its mean colour: `red`, `green`, `blue` (`dark`, `light` for one channel), so
 that each differs from the others in one thing alone: the element type, the layout, the shape, the last operator.
-`models/` is what must be served, `broken/` what must be refused with a reason, `images/` the pictures, and
-`expected.json` what ONNX Runtime answers for them after Pillow's resize. The same bytes come out of every run.
+`models/` is what must be served, `broken/` what must be refused with a reason, `hostile/` what never ends or takes more
+memory than there is, `images/` the pictures, and `expected.json` what ONNX Runtime answers for them after Pillow's resize. The same bytes come out of every run.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from onnx import helper, numpy_helper
 from PIL import Image
 
 HERE = Path(__file__).resolve().parent
-MODELS, BROKEN, IMAGES = HERE / "models", HERE / "broken", HERE / "images"
+MODELS, BROKEN, HOSTILE, IMAGES = HERE / "models", HERE / "broken", HERE / "hostile", HERE / "images"
 GAIN = 4.0  # scores are GAIN times the channel's mean in 0..1, so that softmax tells the colours apart
 STEP = 1.0 / 256.0  # of quantised outputs
 RGB, GRAY = ["red", "green", "blue"], ["dark", "light"]
@@ -256,6 +256,48 @@ def make_broken() -> None:
     shutil.copyfile(IMAGES / "red.png", BROKEN / "bad-golden" / "samples" / "red.png")
 
 
+def make_hostile() -> None:
+    """Graphs that pass every check on paper. Whoever runs them here waits for ever, or is killed."""
+    body = helper.make_graph(
+        [node("Identity", ["going"], ["still"]), node("Sin", ["before"], ["after"])],
+        "body",
+        [
+            helper.make_tensor_value_info("turn", T.INT64, []),
+            helper.make_tensor_value_info("going", T.BOOL, []),
+            helper.make_tensor_value_info("before", T.FLOAT, ["N", 3]),
+        ],
+        [
+            helper.make_tensor_value_info("still", T.BOOL, []),
+            helper.make_tensor_value_info("after", T.FLOAT, ["N", 3]),
+        ],
+    )
+    loop = node("Loop", ["turns", "on", "flat"], ["scores"], body=body)
+    consts = {**PICK, "turns": np.array(2**62, np.int64), "on": np.array(True)}
+    write(HOSTILE, "endless", model([*pooled(), *flat("mean", "flat"), loop], consts), manifest())
+    swell = [
+        *pooled(),
+        *flat("mean", "flat"),
+        node("ConstantOfShape", ["much"], ["zeros"]),
+        node("ReduceMax", ["zeros"], ["zero"], keepdims=0),
+        node("Add", ["flat", "zero"], ["scores"]),
+    ]
+    write(HOSTILE, "swelling", model(swell, {**PICK, "much": i64(2**42)}), manifest())
+    # The least of all integers divided by -1, made so that no checker sees it coming: ONNX Runtime dies of SIGFPE.
+    divide = [
+        *pooled(),
+        *flat("mean", "flat"),
+        node("Cast", ["flat"], ["whole"], to=T.INT32),
+        node("Mul", ["whole", "zero"], ["nothing"]),
+        node("Add", ["nothing", "least"], ["above"]),
+        node("Sub", ["nothing", "one"], ["below"]),
+        node("Div", ["above", "below"], ["ratio"]),
+        node("Cast", ["ratio"], ["scores"], to=T.FLOAT),
+    ]
+    i32 = {name: np.array([value], np.int32) for name, value in [("zero", 0), ("one", 1), ("least", -(2**31))]}
+    crashing = manifest(rest='\n[serving]\nbackend = "ort"\n')
+    write(HOSTILE, "crashing", model(divide, {**PICK, **i32}), crashing)
+
+
 def reference(folder: Path, picture: Path) -> list[float]:
     """The raw scores (dequantised) that ONNX Runtime gives for a picture."""
     told: dict[str, Any] = tomllib.loads((folder / "model.toml").read_text())
@@ -284,11 +326,12 @@ def reference(folder: Path, picture: Path) -> list[float]:
 
 
 def main() -> None:
-    for folder in (MODELS, BROKEN, IMAGES):
+    for folder in (MODELS, BROKEN, HOSTILE, IMAGES):
         shutil.rmtree(folder, ignore_errors=True)
     make_images()
     make_models()
     make_broken()
+    make_hostile()
 
     expected: dict[str, dict[str, list[float]]] = {}
     for folder in sorted(MODELS.iterdir()):

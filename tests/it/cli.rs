@@ -1,13 +1,13 @@
 //! The command line, by running the real binary.
 
-use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::Path;
-use std::process::{Child, ChildStderr, Command, Output, Stdio};
+use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use crate::fixture::gateway::Answer;
+use crate::fixture::served::Served;
 use crate::fixture::store::TestStore;
 use crate::fixture::{data, root};
 
@@ -171,105 +171,6 @@ fn config_check_shows_no_secret() {
     assert_eq!(value["limits"]["max_batch_images"], 32);
 }
 
-/// The real binary, serving; killed when the test is over.
-struct Served {
-    process: Child,
-    log: BufReader<ChildStderr>,
-    base: String,
-}
-
-impl Served {
-    fn start(variables: &[(&str, &str)]) -> Self {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_lensgate"))
-            .arg("serve")
-            .args(["--config", data("empty.toml").to_str().expect("a path")])
-            .env("LENSGATE__SERVER__LISTEN", "127.0.0.1:0")
-            .env("LENSGATE__TELEMETRY__LOG_FORMAT", "json")
-            .envs(variables.iter().copied())
-            .current_dir(root())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the binary runs");
-        let mut log = BufReader::new(process.stderr.take().expect("a log"));
-        let mut seen = String::new();
-        let address = loop {
-            let mut line = String::new();
-            assert!(
-                log.read_line(&mut line).expect("text") > 0,
-                "it ended early:\n{seen}"
-            );
-            seen.push_str(&line);
-            let entry: Value =
-                serde_json::from_str(&line).unwrap_or_else(|_| panic!("{line:?} is not JSON"));
-            if entry["message"]
-                .as_str()
-                .is_some_and(|text| text.contains("lensgate serves"))
-            {
-                break entry["address"].as_str().expect("an address").to_owned();
-            }
-        };
-        Self {
-            process,
-            log,
-            base: format!("http://{address}"),
-        }
-    }
-
-    async fn ready(&self, client: &reqwest::Client) {
-        let deadline = Instant::now() + Duration::from_mins(1);
-        let probe = || client.get(format!("{}/health/ready", self.base)).send();
-        while !probe().await.expect("an answer").status().is_success() {
-            assert!(Instant::now() < deadline, "it does not become ready");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
-
-    async fn classify(&self, client: &reqwest::Client, picture: Vec<u8>) -> Answer {
-        let route = format!("{}/v1/models/digits/classify", self.base);
-        let request = client
-            .post(route)
-            .header("content-type", "image/png")
-            .body(picture);
-        Answer::of(request.send().await.expect("an answer")).await
-    }
-
-    fn signal(&self) {
-        let pid = self.process.id().to_string();
-        assert!(
-            Command::new("kill")
-                .args(["-TERM", &pid])
-                .status()
-                .expect("kill")
-                .success()
-        );
-    }
-
-    /// Its exit code and the rest of its log.
-    fn end(&mut self) -> (Option<i32>, String) {
-        let ended = self.process.wait().expect("it ends");
-        let mut rest = String::new();
-        self.log.read_to_string(&mut rest).expect("text");
-        (ended.code(), rest)
-    }
-
-    /// Resident memory in MiB.
-    fn resident(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/statm", self.process.id()));
-        let pages = status
-            .expect("proc")
-            .split(' ')
-            .nth(1)
-            .and_then(|pages| pages.parse().ok());
-        pages.map_or(0, |pages: u64| (pages * 4096) >> 20)
-    }
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-    }
-}
-
 fn seven() -> Vec<u8> {
     crate::fixture::read(Path::new(&sample("7_a.png")))
 }
@@ -280,11 +181,14 @@ async fn a_signal_is_a_delay_of_serving_on_and_then_a_good_end() {
     let client = reqwest::Client::new();
     served.ready(&client).await;
     assert_eq!(
-        served.classify(&client, seven()).await.assert_ok()["class"],
+        served
+            .classify(&client, "digits", seven())
+            .await
+            .assert_ok()["class"],
         "7"
     );
     let signalled = Instant::now();
-    served.signal();
+    served.signal("TERM");
     tokio::time::sleep(Duration::from_millis(300)).await;
     let probe = client
         .get(format!("{}/health/ready", served.base))
@@ -293,7 +197,10 @@ async fn a_signal_is_a_delay_of_serving_on_and_then_a_good_end() {
     let probe = Answer::of(probe.expect("an answer")).await;
     probe.assert_problem(503, "draining");
     assert_eq!(
-        served.classify(&client, seven()).await.assert_ok()["class"],
+        served
+            .classify(&client, "digits", seven())
+            .await
+            .assert_ok()["class"],
         "7"
     );
     let (code, log) = served.end();
@@ -306,9 +213,9 @@ async fn a_signal_is_a_delay_of_serving_on_and_then_a_good_end() {
 async fn a_second_signal_cuts_the_delay_short() {
     let mut served = Served::start(&[("LENSGATE__SERVER__DRAIN_DELAY", "30s")]);
     let signalled = Instant::now();
-    served.signal();
+    served.signal("TERM");
     tokio::time::sleep(Duration::from_millis(300)).await;
-    served.signal();
+    served.signal("TERM");
     assert_eq!(served.end().0, Some(0));
     assert!(signalled.elapsed() < Duration::from_secs(20));
 }
@@ -318,15 +225,15 @@ async fn memory_comes_back_after_a_crowd_of_large_bodies() {
     let served = Served::start(&[("LENSGATE__SERVER__DRAIN_DELAY", "0")]);
     let client = reqwest::Client::new();
     served.ready(&client).await;
-    let before = served.resident();
+    let before = served.resident() >> 10;
     let body = vec![b'x'; 10 << 20];
     for _ in 0..3 {
-        let crowd = (0..40).map(|_| served.classify(&client, body.clone()));
+        let crowd = (0..40).map(|_| served.classify(&client, "digits", body.clone()));
         for answer in futures_util::future::join_all(crowd).await {
             assert!([415, 503].contains(&answer.status.as_u16()), "{answer:?}");
         }
     }
-    let after = served.resident();
+    let after = served.resident() >> 10;
     println!("{before} MiB before, {after} MiB after");
     assert!(
         after < before + 200,

@@ -70,7 +70,7 @@ impl HealthApi {
             );
         }
         let catalog = self.catalog.load();
-        if !catalog.is_settled() {
+        if !catalog.settled {
             return not_ready(ErrorKind::ModelUnavailable, "models are loading".to_owned());
         }
         match self.required.iter().find(|id| !catalog.is_live(id)) {

@@ -47,15 +47,18 @@ struct ModelView {
 struct VersionView {
     /// Its number.
     version: u64,
-    /// `waiting`, `loading`, `live`, `failed` or `unloaded`.
+    /// `waiting`, `loading`, `testing`, `live`, `failed`, `draining` or `unloaded`.
     state: String,
+    /// A replacement of this live version that is checked, or failed.
+    #[oai(skip_serializing_if_is_none)]
+    pending: Option<PendingView>,
     /// SHA-256 of its model file.
     digest: Option<String>,
     /// What executes it: `ort` or `tract`.
     backend: Option<String>,
     /// The execution providers that were really used, in order.
     providers: Vec<String>,
-    /// Why it failed.
+    /// Why it failed, or what it waits for.
     reason: Option<String>,
     /// What it takes.
     input: Option<InputDescription>,
@@ -65,6 +68,15 @@ struct VersionView {
     unlabelled: bool,
     /// Movable names of this version.
     aliases: Vec<String>,
+}
+
+/// A replacement that does not serve.
+#[derive(Object)]
+struct PendingView {
+    /// `waiting`, `loading`, `testing` or `failed`.
+    state: String,
+    /// Why it failed, or what it waits for.
+    reason: Option<String>,
 }
 
 /// What a version takes.
@@ -153,6 +165,10 @@ impl VersionView {
         Self {
             version: number.get(),
             state: entry.state.as_str().to_owned(),
+            pending: entry.pending.as_ref().map(|pending| PendingView {
+                state: pending.state.as_str().to_owned(),
+                reason: pending.reason.clone(),
+            }),
             digest: entry.digest.map(|digest| digest.to_string()),
             backend: loaded.map(|version| version.backend.to_owned()),
             providers: loaded

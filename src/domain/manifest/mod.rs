@@ -252,6 +252,16 @@ fn refuse<T>(key: &'static str, reason: impl Into<String>) -> Result<T, Manifest
 const MAX_SIDE: u32 = 8192;
 
 impl Manifest {
+    /// All of it that a version's execution depends on, in one canonical form: equal texts mean equal behaviour. What
+    /// people read, and which versions are selected, is left out.
+    #[must_use]
+    pub fn what_matters(&self) -> String {
+        let mut matters = self.clone();
+        (matters.title, matters.description) = (None, None);
+        matters.serving.versions = VersionsChoice::default();
+        format!("{matters:?}")
+    }
+
     /// Parses a manifest, `overrides` (a version's own `model.toml`) winning key by key over `base` (the model's).
     ///
     /// # Errors

@@ -1,0 +1,294 @@
+//! The file system's events: which model changed, and which files are open for writing. The only door to notify.
+//!
+//! Called by the folder. An event is a reason to look, never a fact: what is there is read from the disk.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use notify::event::{AccessKind, AccessMode, CreateKind, ModifyKind, RenameMode};
+use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
+
+use crate::domain::ids::ModelId;
+
+/// Told that a model changed, or with `None` that any may have.
+pub type Changed = Box<dyn Fn(Option<&ModelId>) + Send>;
+
+/// Watches a folder until it is dropped.
+pub struct Watcher {
+    stop: Sender<Message>,
+}
+
+/// Why a folder is not watched.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the model store cannot be watched: {0}")]
+pub struct WatchError(String);
+
+enum Message {
+    Event(notify::Result<Event>),
+    Stop,
+}
+
+/// A folder that appeared may hold more than the events tell, as its watch begins after it exists: everything is
+/// watched anew this long after the last such change.
+const STRUCTURE_SETTLES: Duration = Duration::from_millis(500);
+
+/// A writer that has not written for this long is taken to have finished, whether it closed the file or not.
+const WRITER_IS_DONE: Duration = Duration::from_secs(10);
+
+impl Watcher {
+    /// Watches `root` and all below it, links followed.
+    ///
+    /// # Errors
+    /// When the system has no watches left, or no thread.
+    pub(super) fn start(
+        root: PathBuf,
+        writers: Writers,
+        changed: Changed,
+    ) -> Result<Self, WatchError> {
+        let (sender, events) = channel();
+        let tell = sender.clone();
+        let mut watcher = notify::recommended_watcher(move |event| {
+            // Nobody listens once the watching thread has ended.
+            let _ = tell.send(Message::Event(event));
+        })
+        .map_err(|error| WatchError(error.to_string()))?;
+        watcher
+            .watch(&root, RecursiveMode::Recursive)
+            .map_err(|error| WatchError(without_paths(error)))?;
+        let watching = Watching {
+            root,
+            watcher,
+            writers,
+            changed,
+            rewatch_at: None,
+        };
+        std::thread::Builder::new()
+            .name("watcher".to_owned())
+            .spawn(move || watching.run(&events))
+            .map_err(|error| WatchError(error.to_string()))?;
+        Ok(Self { stop: sender })
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.stop.send(Message::Stop);
+    }
+}
+
+struct Watching {
+    root: PathBuf,
+    watcher: RecommendedWatcher,
+    writers: Writers,
+    changed: Changed,
+    rewatch_at: Option<Instant>,
+}
+
+impl Watching {
+    fn run(mut self, events: &Receiver<Message>) {
+        loop {
+            let message = match self.rewatch_at {
+                None => events.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(at) => events.recv_timeout(at.saturating_duration_since(Instant::now())),
+            };
+            match message {
+                Ok(Message::Event(Ok(event))) => self.take(&event),
+                Ok(Message::Event(Err(error))) => {
+                    tracing::warn!(
+                        reason = without_paths(error),
+                        "an event of the model store was lost"
+                    );
+                    (self.changed)(None);
+                }
+                Err(RecvTimeoutError::Timeout) => self.watch_anew(),
+                Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+            }
+            // A flood of events must not keep the new watches waiting.
+            if self.rewatch_at.is_some_and(|at| at <= Instant::now()) {
+                self.watch_anew();
+            }
+        }
+    }
+
+    fn take(&mut self, event: &Event) {
+        if event.need_rescan() {
+            // The system dropped events: anything may have happened.
+            self.structure_changed();
+            (self.changed)(None);
+            return;
+        }
+        // Reading is no change; without this our own hashing would nudge itself.
+        if matches!(event.kind, EventKind::Access(kind) if kind != AccessKind::Close(AccessMode::Write))
+        {
+            return;
+        }
+        for path in &event.paths {
+            self.writers.note(path, event.kind);
+            if changes_structure(event.kind) && !is_plain_file(path) {
+                self.structure_changed();
+            }
+        }
+        let mut told = Vec::new();
+        for model in event.paths.iter().map(|path| self.model_of(path)) {
+            if !told.contains(&model) {
+                (self.changed)(model.as_ref());
+                told.push(model);
+            }
+        }
+    }
+
+    /// The model below whose folder `path` lies; `None` where that cannot be said.
+    fn model_of(&self, path: &Path) -> Option<ModelId> {
+        let below = path.strip_prefix(&self.root).ok()?;
+        below
+            .components()
+            .next()?
+            .as_os_str()
+            .to_str()?
+            .parse()
+            .ok()
+    }
+
+    fn structure_changed(&mut self) {
+        self.rewatch_at = Some(Instant::now() + STRUCTURE_SETTLES);
+    }
+
+    fn watch_anew(&mut self) {
+        self.rewatch_at = None;
+        // It is gone already where the folder itself was replaced.
+        let _ = self.watcher.unwatch(&self.root);
+        if let Err(error) = self.watcher.watch(&self.root, RecursiveMode::Recursive) {
+            tracing::warn!(
+                reason = without_paths(error),
+                "the model store is not watched now; it is still scanned now and then"
+            );
+        }
+        // What changed between the two watches.
+        (self.changed)(None);
+    }
+}
+
+fn changes_structure(kind: EventKind) -> bool {
+    matches!(
+        kind,
+        EventKind::Create(_) | EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_))
+    ) && kind != EventKind::Create(CreateKind::File)
+}
+
+/// Whether a plain file is there; a link may lead to a folder, and what is gone may have been one.
+fn is_plain_file(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_ok_and(|found| found.is_file())
+}
+
+fn without_paths(error: notify::Error) -> String {
+    notify::Error::new(error.kind).to_string()
+}
+
+/// Files that somebody has open for writing, as far as the events tell.
+#[derive(Clone, Default)]
+pub(super) struct Writers(Arc<Mutex<HashMap<PathBuf, Instant>>>);
+
+impl Writers {
+    /// Whether `path` was written to lately and not closed since.
+    pub(super) fn is_open(&self, path: &Path) -> bool {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(path)
+            .is_some_and(|last| last.elapsed() < WRITER_IS_DONE)
+    }
+
+    fn note(&self, path: &Path, kind: EventKind) {
+        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match kind {
+            EventKind::Modify(ModifyKind::Data(_)) => {
+                open.retain(|_, last| last.elapsed() < WRITER_IS_DONE);
+                open.insert(path.to_path_buf(), Instant::now());
+            }
+            EventKind::Access(AccessKind::Close(AccessMode::Write))
+            | EventKind::Remove(_)
+            | EventKind::Modify(ModifyKind::Name(RenameMode::From)) => {
+                open.remove(path);
+            }
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    /// What the watcher tells, within a generous time.
+    fn heard(events: &Receiver<Option<ModelId>>, wanted: Option<&str>) -> bool {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while let Ok(model) =
+            events.recv_timeout(deadline.saturating_duration_since(Instant::now()))
+        {
+            if model.as_ref().map(ModelId::as_str) == wanted {
+                return true;
+            }
+        }
+        false
+    }
+
+    #[test]
+    fn a_change_names_its_model_and_an_open_file_is_known() {
+        let dir = tempfile::tempdir().expect("a folder");
+        std::fs::create_dir_all(dir.path().join("digits/1")).expect("folders");
+        let writers = Writers::default();
+        let (tell, events) = channel();
+        let changed: Changed = Box::new(move |model| {
+            let _ = tell.send(model.cloned());
+        });
+        let _watcher =
+            Watcher::start(dir.path().to_path_buf(), writers.clone(), changed).expect("watched");
+        let path = dir.path().join("digits/1/model.onnx");
+        let mut file = std::fs::File::create(&path).expect("created");
+        file.write_all(b"half").expect("written");
+        assert!(heard(&events, Some("digits")));
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !writers.is_open(&path) {
+            assert!(Instant::now() < deadline, "the open file is not known");
+        }
+        drop(file);
+        while writers.is_open(&path) {
+            assert!(
+                Instant::now() < deadline,
+                "the closed file is still held open"
+            );
+        }
+    }
+
+    #[test]
+    fn a_switched_link_is_heard_and_followed() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let outside = tempfile::tempdir().expect("a folder");
+        let root = dir.path();
+        for name in ["old", "new"] {
+            std::fs::create_dir_all(outside.path().join(name).join("1")).expect("folders");
+        }
+        std::os::unix::fs::symlink(outside.path().join("old"), root.join("digits"))
+            .expect("a link");
+        let (tell, events) = channel();
+        let changed: Changed = Box::new(move |model| {
+            let _ = tell.send(model.cloned());
+        });
+        let _watcher =
+            Watcher::start(root.to_path_buf(), Writers::default(), changed).expect("watched");
+        std::os::unix::fs::symlink(outside.path().join("new"), root.join("tmp-link"))
+            .expect("a link");
+        std::fs::rename(root.join("tmp-link"), root.join("digits")).expect("switched");
+        assert!(heard(&events, Some("digits")));
+        // Everything was watched anew: the link's new end is heard, too.
+        assert!(heard(&events, None));
+        std::fs::write(outside.path().join("new/1/model.onnx"), "x").expect("written");
+        assert!(heard(&events, Some("digits")));
+    }
+}

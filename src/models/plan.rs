@@ -1,0 +1,352 @@
+//! What has to be done about one model: the disk compared with what serves. Pure, and the only place with these rules.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use super::catalog::VersionState;
+use crate::domain::ids::{Digest, VersionNumber};
+use crate::model_store::{Candidate, Content, FileId, FoundVersion};
+
+/// What the gateway knows of a version, whatever the disk says.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Known {
+    /// The fingerprint that serves.
+    pub(super) live: Option<Digest>,
+    /// The fingerprint that is being loaded.
+    pub(super) in_hand: Option<Digest>,
+    /// The last load that failed.
+    pub(super) failed: Option<Failed>,
+    /// It is on its way out.
+    pub(super) draining: bool,
+}
+
+/// A load that failed.
+#[derive(Clone, Debug)]
+pub(super) struct Failed {
+    pub(super) fingerprint: Digest,
+    pub(super) digest: Digest,
+    /// The files as they were: a touched one is worth a try at once.
+    pub(super) files: Vec<(PathBuf, FileId)>,
+    pub(super) reason: String,
+    /// Failures in a row.
+    pub(super) times: u32,
+    /// When it is tried again; never by itself where it would only cost a thread again.
+    pub(super) retry_at: Option<Instant>,
+}
+
+/// What is to be done about a version.
+#[derive(Debug)]
+pub(super) enum Step {
+    /// It serves what the disk holds: no replacement is pending.
+    Serve,
+    /// It is on its way: nothing new.
+    Leave,
+    /// Load this.
+    Load(Box<Candidate>),
+    /// It stands here now, or, where an older one serves, its replacement does.
+    Mark {
+        state: VersionState,
+        digest: Option<Digest>,
+        reason: Option<String>,
+    },
+    /// Take it out of service, and then mark it so, or forget it.
+    Retire(Option<(VersionState, Option<String>)>),
+    /// It is not there any more.
+    Forget,
+}
+
+/// The steps for one model, and when to look again without being told.
+#[derive(Debug, Default)]
+pub(super) struct Plan {
+    pub(super) steps: Vec<(VersionNumber, Step)>,
+    pub(super) again_in: Option<Duration>,
+}
+
+/// Compares what is found with what is known. A model that is gone has found nothing.
+pub(super) fn plan(
+    found: Vec<FoundVersion>,
+    known: &BTreeMap<VersionNumber, Known>,
+    now: Instant,
+) -> Plan {
+    let there: BTreeSet<VersionNumber> = found.iter().map(|version| version.number).collect();
+    // While nothing that is selected serves, what served before goes on: a new choice must not open a gap.
+    let chosen_serves = found.iter().any(|version| {
+        !matches!(version.content, Content::NotSelected)
+            && known
+                .get(&version.number)
+                .is_some_and(|known| known.live.is_some())
+    });
+    let mut plan = Plan::default();
+    for (number, known) in known {
+        if there.contains(number) {
+            continue;
+        }
+        let step = match known {
+            Known { live: Some(_), .. } => Step::Retire(None),
+            Known { draining: true, .. } => Step::Leave,
+            _ => Step::Forget,
+        };
+        plan.steps.push((*number, step));
+    }
+    let nothing = Known::default();
+    for FoundVersion { number, content } in found {
+        let known = known.get(&number).unwrap_or(&nothing);
+        let step = step_for(content, known, chosen_serves, now, &mut plan.again_in);
+        plan.steps.push((number, step));
+    }
+    plan
+}
+
+fn step_for(
+    content: Content,
+    known: &Known,
+    chosen_serves: bool,
+    now: Instant,
+    again_in: &mut Option<Duration>,
+) -> Step {
+    let mut look_again = |after: Duration| {
+        *again_in = Some(again_in.map_or(after, |before| before.min(after)));
+    };
+    let mark = |state, digest, reason: Option<String>| Step::Mark {
+        state,
+        digest,
+        reason,
+    };
+    match content {
+        Content::NotSelected if known.live.is_none() && known.draining => Step::Leave,
+        Content::NotSelected if known.live.is_none() => mark(VersionState::Unloaded, None, None),
+        Content::NotSelected if chosen_serves => Step::Retire(Some((VersionState::Unloaded, None))),
+        Content::NotSelected => Step::Serve,
+        Content::Waiting { reason, again_in } => {
+            look_again(again_in);
+            mark(VersionState::Waiting, None, Some(reason))
+        }
+        Content::Absent { reason } if known.live.is_some() => {
+            Step::Retire(Some((VersionState::Failed, Some(reason))))
+        }
+        Content::Absent { reason } => mark(VersionState::Failed, None, Some(reason)),
+        Content::Broken { digest, reason } => mark(VersionState::Failed, digest, Some(reason)),
+        Content::Candidate(candidate) => {
+            let is = |fingerprint: Option<Digest>| fingerprint == Some(candidate.fingerprint);
+            if is(known.in_hand) {
+                return Step::Leave;
+            }
+            if is(known.live) {
+                return Step::Serve;
+            }
+            let failed = known.failed.as_ref().filter(|failed| {
+                failed.fingerprint == candidate.fingerprint && failed.files == candidate.files
+            });
+            let Some(failed) = failed else {
+                return Step::Load(candidate);
+            };
+            match failed.retry_at {
+                Some(at) if at <= now => Step::Load(candidate),
+                later => {
+                    if let Some(at) = later {
+                        look_again(at - now);
+                    }
+                    mark(
+                        VersionState::Failed,
+                        Some(failed.digest),
+                        Some(failed.reason.clone()),
+                    )
+                }
+            }
+        }
+    }
+}
+
+/// How long after so many failures in a row a load is tried again.
+pub(super) fn back_off(times: u32) -> Duration {
+    let doubled = 1_u32
+        .checked_shl(times.saturating_sub(1))
+        .unwrap_or(u32::MAX);
+    FIRST_RETRY.saturating_mul(doubled).min(LAST_RETRY)
+}
+
+const FIRST_RETRY: Duration = Duration::from_secs(5);
+const LAST_RETRY: Duration = Duration::from_mins(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::manifest::Manifest;
+    use crate::model_store::onnx::GraphFacts;
+
+    fn fingerprint(byte: u8) -> Digest {
+        Digest::from_bytes([byte; 32])
+    }
+
+    fn number(number: u64) -> VersionNumber {
+        number.to_string().parse().expect("a number")
+    }
+
+    fn candidate(byte: u8) -> Content {
+        Content::Candidate(Box::new(Candidate {
+            model: "digits".parse().expect("an id"),
+            number: number(1),
+            graph: PathBuf::from("digits/1/model.onnx"),
+            digest: fingerprint(byte),
+            fingerprint: fingerprint(byte),
+            manifest: Manifest::default(),
+            labels: None,
+            facts: GraphFacts::default(),
+            golden: Vec::new(),
+            files: Vec::new(),
+        }))
+    }
+
+    fn waiting() -> Content {
+        Content::Waiting {
+            reason: "it grows".to_owned(),
+            again_in: Duration::from_millis(100),
+        }
+    }
+
+    fn broken() -> Content {
+        Content::Broken {
+            digest: None,
+            reason: "broken".to_owned(),
+        }
+    }
+
+    fn absent() -> Content {
+        Content::Absent {
+            reason: "no file".to_owned(),
+        }
+    }
+
+    fn live(byte: u8) -> Known {
+        Known {
+            live: Some(fingerprint(byte)),
+            ..Known::default()
+        }
+    }
+
+    fn in_hand(byte: u8) -> Known {
+        Known {
+            in_hand: Some(fingerprint(byte)),
+            ..Known::default()
+        }
+    }
+
+    fn failed(byte: u8, retry_at: Option<Instant>) -> Known {
+        Known {
+            failed: Some(Failed {
+                fingerprint: fingerprint(byte),
+                digest: fingerprint(byte),
+                files: Vec::new(),
+                reason: "it failed".to_owned(),
+                times: 1,
+                retry_at,
+            }),
+            ..Known::default()
+        }
+    }
+
+    fn word(step: &Step) -> String {
+        match step {
+            Step::Serve => "serve".to_owned(),
+            Step::Leave => "leave".to_owned(),
+            Step::Load(_) => "load".to_owned(),
+            Step::Mark { state, .. } => state.as_str().to_owned(),
+            Step::Retire(None) => "retire".to_owned(),
+            Step::Retire(Some((state, _))) => format!("retire, {}", state.as_str()),
+            Step::Forget => "forget".to_owned(),
+        }
+    }
+
+    /// The steps for versions given as (number, what is found, what is known).
+    fn steps(versions: Vec<(u64, Option<Content>, Known)>, now: Instant) -> Vec<String> {
+        let mut found = Vec::new();
+        let mut known = BTreeMap::new();
+        for (n, content, what) in versions {
+            known.insert(number(n), what);
+            found.extend(content.map(|content| FoundVersion {
+                number: number(n),
+                content,
+            }));
+        }
+        let mut steps = plan(found, &known, now).steps;
+        steps.sort_by_key(|(number, _)| *number);
+        steps.iter().map(|(_, step)| word(step)).collect()
+    }
+
+    #[test]
+    fn one_version() {
+        let now = Instant::now();
+        let draining = || Known {
+            draining: true,
+            ..Known::default()
+        };
+        let later = now.checked_add(Duration::from_secs(5));
+        for (content, known, wanted) in [
+            (Some(candidate(1)), Known::default(), "load"),
+            (Some(candidate(1)), live(1), "serve"),
+            (Some(candidate(2)), live(1), "load"),
+            (Some(candidate(1)), in_hand(1), "leave"),
+            (Some(candidate(2)), in_hand(1), "load"),
+            (Some(candidate(1)), failed(1, later), "failed"),
+            (Some(candidate(1)), failed(1, None), "failed"),
+            (Some(candidate(1)), failed(1, Some(now)), "load"),
+            (Some(candidate(2)), failed(1, later), "load"),
+            (Some(candidate(1)), draining(), "load"),
+            (Some(waiting()), Known::default(), "waiting"),
+            (Some(waiting()), live(1), "waiting"),
+            (Some(broken()), Known::default(), "failed"),
+            (Some(broken()), live(1), "failed"),
+            (Some(absent()), Known::default(), "failed"),
+            (Some(absent()), live(1), "retire, failed"),
+            (Some(Content::NotSelected), Known::default(), "unloaded"),
+            (Some(Content::NotSelected), live(1), "serve"),
+            (Some(Content::NotSelected), draining(), "leave"),
+            (None, live(1), "retire"),
+            (None, in_hand(1), "forget"),
+            (None, failed(1, later), "forget"),
+            (None, draining(), "leave"),
+        ] {
+            let given = format!("{content:?} {known:?}");
+            assert_eq!(steps(vec![(1, content, known)], now), [wanted], "{given}");
+        }
+    }
+
+    #[test]
+    fn a_version_that_is_not_chosen_any_more_waits_for_one_that_is() {
+        let now = Instant::now();
+        let not = || Some(Content::NotSelected);
+        let coming = vec![
+            (1, not(), live(1)),
+            (2, Some(candidate(2)), Known::default()),
+        ];
+        assert_eq!(steps(coming, now), ["serve", "load"]);
+        let broken = vec![(1, not(), live(1)), (2, Some(broken()), Known::default())];
+        assert_eq!(steps(broken, now), ["serve", "failed"]);
+        let there = vec![(1, not(), live(1)), (2, Some(candidate(2)), live(2))];
+        assert_eq!(steps(there, now), ["retire, unloaded", "serve"]);
+    }
+
+    #[test]
+    fn the_next_look_is_the_earliest_reason_for_one() {
+        let now = Instant::now();
+        let retry = now.checked_add(Duration::from_secs(5));
+        let found = |content| FoundVersion {
+            number: number(1),
+            content,
+        };
+        let known = BTreeMap::from([(number(1), failed(1, retry))]);
+        let again_in = plan(vec![found(candidate(1))], &known, now).again_in;
+        assert_eq!(again_in, Some(Duration::from_secs(5)));
+        let again_in = plan(vec![found(waiting())], &known, now).again_in;
+        assert_eq!(again_in, Some(Duration::from_millis(100)));
+        assert_eq!(plan(Vec::new(), &known, now).again_in, None);
+    }
+
+    #[test]
+    fn retries_get_rarer() {
+        assert_eq!(back_off(1), FIRST_RETRY);
+        assert_eq!(back_off(3), FIRST_RETRY * 4);
+        assert_eq!(back_off(99), LAST_RETRY);
+    }
+}
