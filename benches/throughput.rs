@@ -112,7 +112,7 @@ impl Bench {
             .enable_all()
             .build()
             .expect("a runtime");
-        let gateway = runtime.block_on(TestGateway::start(store.path(), &[]));
+        let gateway = runtime.block_on(TestGateway::start(store.path(), &["cache.max_bytes=0"]));
         let photo = fixture::read(fixtures.join("images/cat_meow.jpg"));
         Self {
             label: format!("| {model} | {backend} | {width}x{height} |"),

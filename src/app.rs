@@ -116,6 +116,7 @@ pub fn classifier_config(config: &Config) -> ClassifierConfig {
         max_inflight_bytes: config.limits.max_inflight_bytes,
         // Twice the cores: while one half runs, the other waits right behind it.
         batch_width: cores() * 2,
+        cache: config.cache.clone(),
     }
 }
 

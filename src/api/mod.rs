@@ -54,11 +54,15 @@ impl std::fmt::Display for listener::RequestId {
     }
 }
 
-type DataApis = (data::ClassifyApi, data::ModelsApi, data::HealthApi);
+type DataApis = (
+    data::Documented<data::ClassifyApi>,
+    data::ModelsApi,
+    data::HealthApi,
+);
 
 fn data_service(plane: &DataPlane) -> OpenApiService<DataApis, ()> {
     let apis = (
-        data::ClassifyApi::new(plane),
+        data::Documented(data::ClassifyApi::new(plane)),
         data::ModelsApi::new(plane),
         data::HealthApi::new(plane),
     );

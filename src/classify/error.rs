@@ -1,5 +1,6 @@
 //! Why a picture was not classified, and which kind of failure that is.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::domain::error::ErrorKind;
@@ -9,7 +10,7 @@ use crate::models::VersionState;
 use crate::vision::VisionError;
 
 /// Why a picture was not classified. The text is for the caller: no paths, no internals.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum ClassifyError {
     /// No such model.
     #[error("there is no model {0:?}")]
@@ -75,7 +76,7 @@ pub enum ClassifyError {
     DeadlineExceeded,
     /// A failure of ours; its cause is logged, not shown.
     #[error("the model could not be run")]
-    Engine(#[source] EngineError),
+    Engine(#[source] Arc<EngineError>),
     /// The graph gave no score.
     #[error("the model gave no scores")]
     NoScores,
@@ -119,6 +120,11 @@ impl ClassifyError {
         }
     }
 
+    /// Whether the same picture would fail the same way whoever sent it, at any time.
+    pub(super) fn lies_in_the_picture(&self) -> bool {
+        matches!(self, Self::Picture(_) | Self::TooLargeForBudget { .. })
+    }
+
     /// When to try again, where that helps.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
@@ -142,9 +148,9 @@ impl From<EngineError> for ClassifyError {
             // `prepare` is this room's own closure: what it gives is this room's own error.
             EngineError::Prepare(cause) => match cause.downcast::<Self>() {
                 Ok(error) => *error,
-                Err(other) => Self::Engine(EngineError::Prepare(other)),
+                Err(other) => Self::Engine(Arc::new(EngineError::Prepare(other))),
             },
-            other => Self::Engine(other),
+            other => Self::Engine(Arc::new(other)),
         }
     }
 }

@@ -7,19 +7,23 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio::sync::oneshot;
 
+use crate::config::CacheConfig;
 use crate::domain::ids::{Digest, ModelId, VersionNumber};
 use crate::domain::rollout::Rollout;
-use crate::engine::{Done, EngineError, Flow, Job, Prepare, Priority, Timings};
+use crate::engine::Timings;
 use crate::models::{Catalog, CatalogHandle, LoadedVersion, ModelEntry};
 use crate::vision::{self, DecodeLimits};
 
 mod budget;
+mod cache;
 mod error;
+mod flights;
+mod scores;
 
 pub use budget::{InflightBudget, Reservation};
 pub use error::ClassifyError;
+use scores::Scores;
 
 /// What the classifier needs to know of the settings.
 #[derive(Clone, Debug)]
@@ -32,6 +36,8 @@ pub struct ClassifierConfig {
     pub max_inflight_bytes: u64,
     /// Pictures of one batch that are worked on at the same time.
     pub batch_width: usize,
+    /// The result cache.
+    pub cache: CacheConfig,
 }
 
 /// Which model, and which of its versions.
@@ -93,6 +99,63 @@ pub struct Options {
     pub min_confidence: Option<f32>,
 }
 
+/// Who asks, and on which terms.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// Whose turn it is when many wait.
+    pub name: Arc<str>,
+    /// Whose kept results it may see and adds to; without one, those of all who have none.
+    pub tenant: Option<Arc<str>>,
+    /// What it wants of the result cache.
+    pub reuse: Reuse,
+    /// When it stops waiting, if that is before the version's own time is over.
+    pub deadline: Option<Instant>,
+}
+
+/// What a caller wants of the result cache.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reuse {
+    /// Kept results, and those that are being worked out for others.
+    #[default]
+    Allowed,
+    /// A run of its own, whose result is kept for others.
+    Renew,
+    /// A run of its own, and nothing is kept of it.
+    Neither,
+}
+
+/// What the result cache had to do with an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CacheUse {
+    /// It gave the answer, which it keeps for so long.
+    Hit {
+        /// What is left of the time it is kept.
+        ttl: Duration,
+    },
+    /// It had none; whether it took this one.
+    Miss {
+        /// Whether it took this one.
+        stored: bool,
+    },
+    /// It had none, but the same was being worked out for somebody else.
+    Collapsed,
+    /// The caller did not want its answer; whether it took this one.
+    Declined {
+        /// Whether it took this one.
+        stored: bool,
+    },
+    /// It is turned off, for all or for this model.
+    Off,
+}
+
+impl CacheUse {
+    /// Whether the scores came from the cache.
+    #[must_use]
+    pub fn is_hit(self) -> bool {
+        matches!(self, Self::Hit { .. })
+    }
+}
+
 /// One encoded picture, and its bytes' share of the budget.
 pub struct EncodedPicture {
     /// The file as it came.
@@ -125,10 +188,11 @@ pub struct Classification {
     pub best: ScoredClass,
     /// The first classes, best first, those below `min_confidence` left out.
     pub classes: Vec<ScoredClass>,
-    /// Where the time went inside the engine.
+    /// Where this caller's time went inside the engine: nowhere if the answer was kept, and into waiting alone if it
+    /// was worked out for somebody else.
     pub timings: Timings,
-    /// From the call to the answer.
-    pub total: Duration,
+    /// What the result cache had to do with it.
+    pub cache: CacheUse,
 }
 
 /// Where the gateway is in its life.
@@ -147,6 +211,7 @@ pub struct Classifier {
     catalog: CatalogHandle,
     config: ClassifierConfig,
     budget: InflightBudget,
+    scores: Scores,
     phase: AtomicU8,
 }
 
@@ -155,8 +220,12 @@ impl Classifier {
     #[must_use]
     pub fn new(catalog: CatalogHandle, config: ClassifierConfig) -> Self {
         let budget = InflightBudget::new(config.max_inflight_bytes);
+        let limits = DecodeLimits {
+            max_pixels: config.max_image_pixels,
+        };
         Self {
             catalog,
+            scores: Scores::new(&config.cache, limits, budget.clone()),
             config,
             budget,
             phase: AtomicU8::new(Phase::Serving as u8),
@@ -259,7 +328,7 @@ impl Classifier {
         }
     }
 
-    /// Classifies one picture on the version that the route gives it; `caller` is whose turn it is when many wait.
+    /// Classifies one picture on the version that the route gives it. Kept answers and new ones go this one way.
     ///
     /// # Errors
     /// When the picture is refused, the version has too much to do, or the time is over.
@@ -268,16 +337,14 @@ impl Classifier {
         route: &Route,
         picture: EncodedPicture,
         options: Options,
-        caller: Arc<str>,
+        caller: &Caller,
     ) -> Result<Classification, ClassifyError> {
-        let started = Instant::now();
         let version = route.assign()?;
-        let deadline = started + version.timeout;
-        let done = self.run(&version, picture, Flow(caller), deadline).await?;
-        let raw = done.output.data();
-        let scores = vision::scores(raw, 0..raw.len(), &version.output);
+        let own = Instant::now() + version.timeout;
+        let deadline = caller.deadline.map_or(own, |deadline| deadline.min(own));
+        let scored = self.scores.of(&version, picture, caller, deadline).await?;
         let wanted = options.top_k.unwrap_or(5).min(version.labels.len());
-        let mut classes: Vec<ScoredClass> = vision::top_k(&scores, wanted)
+        let mut classes: Vec<ScoredClass> = vision::top_k(&scored.scores, wanted)
             .into_iter()
             .filter_map(|(index, confidence)| {
                 let class = version.labels.get(index)?.clone();
@@ -298,56 +365,8 @@ impl Classifier {
             digest: version.digest,
             best,
             classes,
-            timings: done.timings,
-            total: started.elapsed(),
-        })
-    }
-
-    /// Hands the picture to the engine and waits for the scores, the deadline at most.
-    async fn run(
-        &self,
-        version: &LoadedVersion,
-        picture: EncodedPicture,
-        flow: Flow,
-        deadline: Instant,
-    ) -> Result<Done, ClassifyError> {
-        let (reply, outcome) = oneshot::channel();
-        let prepare = self.prepare(version, picture);
-        version.scheduler.submit(Job {
-            prepare,
-            flow,
-            priority: Priority::Normal,
-            deadline,
-            reply,
-        })?;
-        match tokio::time::timeout_at(deadline.into(), outcome).await {
-            Ok(Ok(outcome)) => outcome.map_err(ClassifyError::from),
-            // The instance dropped the reply: its version was stopped with the job inside.
-            Ok(Err(_)) => Err(EngineError::Stopped.into()),
-            Err(_) => Err(ClassifyError::DeadlineExceeded),
-        }
-    }
-
-    /// The work before the session: it runs on the instance's thread.
-    fn prepare(&self, version: &LoadedVersion, picture: EncodedPicture) -> Prepare {
-        let limits = DecodeLimits {
-            max_pixels: self.config.max_image_pixels,
-        };
-        let budget = self.budget.clone();
-        let preprocessor = Arc::clone(&version.preprocessor);
-        Box::new(move || {
-            let EncodedPicture { bytes, reservation } = picture;
-            let header = vision::read_header(&bytes, &limits).map_err(ClassifyError::from)?;
-            // One picture within the pixel limit may need more than all share: then it runs alone.
-            let share = budget.limit().saturating_sub(reservation.bytes());
-            let pixels = budget.reserve(header.working_bytes.min(share))?;
-            let decoded = preprocessor
-                .decode_for(&bytes, &header)
-                .map_err(ClassifyError::from)?;
-            drop((bytes, reservation));
-            let tensor = preprocessor.tensor(&decoded);
-            drop((decoded, pixels));
-            Ok(tensor)
+            timings: scored.timings,
+            cache: scored.cache,
         })
     }
 }

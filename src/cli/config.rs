@@ -14,14 +14,14 @@ pub(super) struct ConfigArgs {
     json: bool,
 }
 
-/// Sections that are read and checked, but have no effect in this release.
+/// Sections and keys that are read and checked, but have no effect in this release.
 const PLANNED: [&str; 6] = [
-    "admin",
-    "store",
-    "cache",
-    "archive",
-    "callbacks",
-    "bootstrap",
+    "[admin]",
+    "[store]",
+    "cache.shared",
+    "[archive]",
+    "[callbacks]",
+    "[bootstrap]",
 ];
 
 pub(super) fn run(args: &ConfigArgs, settings: &Config) -> anyhow::Result<ExitCode> {
@@ -39,8 +39,8 @@ pub(super) fn run(args: &ConfigArgs, settings: &Config) -> anyhow::Result<ExitCo
         super::say(toml::to_string(&shown).context("the settings cannot be shown")?);
         super::say("# These settings are valid.");
         super::say(format_args!(
-            "# Without effect in this release: [{}].",
-            PLANNED.join("], [")
+            "# Without effect in this release: {}.",
+            PLANNED.join(", ")
         ));
     }
     Ok(ExitCode::SUCCESS)

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 mod backend;
+mod cache;
 mod duration;
 mod limits;
 mod model_store;
@@ -16,11 +17,12 @@ mod sources;
 mod telemetry;
 
 pub use backend::{BackendConfig, EXECUTION_PROVIDERS};
+pub use cache::CacheConfig;
 pub use duration::Seconds;
 pub use limits::LimitsConfig;
 pub use model_store::{ModelStoreConfig, Poll};
 pub use planned::{
-    AdminConfig, ArchiveConfig, BootstrapConfig, CacheConfig, CallbacksConfig, Secret, StoreConfig,
+    AdminConfig, ArchiveConfig, BootstrapConfig, CallbacksConfig, Secret, StoreConfig,
 };
 pub use server::ServerConfig;
 pub use sources::Environment;
@@ -134,6 +136,7 @@ impl Config {
     fn validate(&self) -> Result<(), ConfigError> {
         self.server.validate()?;
         self.limits.validate()?;
+        self.cache.validate()?;
         self.model_store.validate()?;
         self.backend.validate()?;
         self.telemetry.validate()?;
@@ -258,6 +261,7 @@ mod tests {
                 ["execution_providers", "cuda"],
             ),
             (&[], &["cache.size=1"], ["cache.size", "cache.max_bytes"]),
+            (&[], &["cache.ttl_s=0"], ["cache.ttl_s", "cache.max_bytes"]),
             (&[], &["nonsense"], ["nonsense", "key=value"]),
             (
                 &[("LENSGATE__BOOTSTRAP__API_KEY", "short")],

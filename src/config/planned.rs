@@ -73,28 +73,6 @@ impl StoreConfig {
     }
 }
 
-/// `[cache]`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct CacheConfig {
-    /// Bytes of cached results; 0 turns the cache off.
-    pub max_bytes: u64,
-    /// Seconds a result is kept.
-    pub ttl_s: u64,
-    /// Whether tenants share results (a hit tells one tenant what another has sent).
-    pub shared: bool,
-}
-
-impl Default for CacheConfig {
-    fn default() -> Self {
-        Self {
-            max_bytes: 64 << 20,
-            ttl_s: 3600,
-            shared: false,
-        }
-    }
-}
-
 /// `[archive]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]

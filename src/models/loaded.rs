@@ -31,6 +31,8 @@ pub struct LoadedVersion {
     pub providers: Vec<String>,
     /// How a request may take at most.
     pub timeout: Duration,
+    /// Whether its results may be kept and given again.
+    pub cache: bool,
     /// Pictures to tensors.
     pub preprocessor: Arc<Preprocessor>,
     /// Output to confidences.

@@ -218,6 +218,7 @@ impl Loader {
             timeout: serving
                 .timeout_ms
                 .map_or(self.config.timeout, Duration::from_millis),
+            cache: serving.cache.unwrap_or(true),
             preprocessor: opened.preprocessor,
             output: opened.output,
             scheduler,

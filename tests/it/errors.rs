@@ -168,7 +168,7 @@ async fn a_model_without_a_live_version_is_unavailable() {
 }
 
 /// `digits` with these settings of its own.
-fn digits_with(serving: &str) -> TestStore {
+pub(crate) fn digits_with(serving: &str) -> TestStore {
     let store = TestStore::digits();
     let manifest = store.path().join("digits/model.toml");
     let text = std::fs::read_to_string(manifest).expect("a manifest");
@@ -192,7 +192,8 @@ async fn a_request_that_cannot_be_done_in_time_is_told_so() {
 #[tokio::test]
 async fn what_is_too_much_is_refused_at_once_and_the_rest_is_answered() {
     let store = digits_with("max_queue = 3");
-    let gateway = TestGateway::start(store.path(), &[]).await;
+    // The same picture comes again and again: each is to be a run.
+    let gateway = TestGateway::start(store.path(), &["cache.max_bytes=0"]).await;
     let large = noise_png(4000, 2500);
     let crowd: Vec<Answer> = futures_util::future::join_all(
         (0..24).map(|_| gateway.raw(ROUTE, "image/png", large.clone())),
@@ -327,6 +328,7 @@ async fn a_picture_within_the_pixel_limit_runs_alone_when_it_needs_all_the_memor
     let settings = [
         "limits.max_image_bytes=9000000",
         "limits.max_inflight_bytes=12000000",
+        "cache.max_bytes=0",
     ];
     let gateway = TestGateway::start(store.path(), &settings).await;
     let large = noise_png(4000, 2500);

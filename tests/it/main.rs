@@ -13,6 +13,7 @@ mod fixture;
 mod architecture;
 mod backend;
 mod batch;
+mod cache;
 mod classify;
 mod cli;
 mod config;

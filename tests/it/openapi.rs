@@ -43,6 +43,26 @@ async fn the_document_is_the_one_in_the_repository() {
     ] {
         assert!(forms[form].is_object(), "{form}");
     }
+    for path in [
+        "/v1/models/{model}/classify",
+        "/v1/models/{model}/versions/{version}/classify",
+        "/v1/classify",
+        "/v1/models/{model}/batch-classify",
+        "/v1/batch-classify",
+    ] {
+        let operation = &served["paths"][path]["post"];
+        let taken = operation["parameters"].as_array().expect("parameters");
+        for header in ["X-Request-Timeout-Ms", "Cache-Control"] {
+            let described = taken
+                .iter()
+                .any(|taken| taken["name"] == header && taken["in"] == "header");
+            assert!(described, "{path} does not describe {header}");
+        }
+        for header in ["Cache-Status", "Server-Timing"] {
+            let given = &operation["responses"]["200"]["headers"][header];
+            assert!(given.is_object(), "{path} does not describe {header}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -27,7 +27,7 @@ pub(super) struct ClassifyResponse {
     pub(super) classes: Vec<ClassView>,
     /// Why this version answered.
     pub(super) rollout: RolloutView,
-    /// Whether the scores came from the result cache.
+    /// Whether the scores came from the result cache; the header `Cache-Status` says more.
     pub(super) cached: bool,
     /// Where the time went, in milliseconds.
     pub(super) timing_ms: TimingView,
@@ -52,12 +52,12 @@ pub(super) struct RolloutView {
     pub(super) mode: String,
 }
 
-/// Where the time went, in milliseconds.
+/// Where the time went, in milliseconds. A cached answer was not decoded, did not wait and ran nothing.
 #[derive(Clone, Debug, Object)]
 pub(super) struct TimingView {
     /// Decoding and preprocessing.
     pub(super) decode: f64,
-    /// Waiting for a core.
+    /// Waiting: for a core, or for the same picture that was under way for somebody else.
     pub(super) queue: f64,
     /// The model.
     pub(super) inference: f64,
@@ -118,7 +118,7 @@ impl ClassifyResponse {
             class: answer.best.class,
             classes: answer.classes.into_iter().map(ClassView::of).collect(),
             rollout: RolloutView::of(route.rollout()),
-            cached: false,
+            cached: answer.cache.is_hit(),
             timing_ms: TimingView {
                 decode: millis(timings.prepare),
                 queue: millis(timings.queue),

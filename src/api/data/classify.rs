@@ -13,11 +13,14 @@ use super::answer::{
     BatchItem, BatchRefusal, BatchResponse, BatchResult, ClassifyResponse, millis,
 };
 use super::body::{BodyLimits, CountedBody, Form, PictureBody, Received, missing, not_empty};
-use super::{json, multipart};
+use super::{headers, json, multipart};
 use crate::api::DataPlane;
 use crate::api::listener::RequestId;
 use crate::api::problem::ApiError;
-use crate::classify::{Classification, Classifier, EncodedPicture, Options, Route, Target};
+use crate::classify::{
+    CacheUse, Caller, Classification, Classifier, ClassifyError, EncodedPicture, Options,
+    Reservation, Route, Target,
+};
 use crate::config::LimitsConfig;
 use crate::domain::error::ErrorKind;
 
@@ -28,33 +31,60 @@ pub struct ClassifyApi {
 }
 
 /// A request on its way: what every step needs.
-struct Call<'r> {
-    request: &'r Request,
+struct Call {
     id: RequestId,
     started: Instant,
+    caller: Caller,
 }
 
-impl<'r> Call<'r> {
-    fn of(request: &'r Request) -> Self {
-        Self {
-            request,
+impl Call {
+    /// The request's head, just arrived.
+    fn of(request: &Request) -> Result<Self, ApiError> {
+        let started = Instant::now();
+        // Until API keys exist, callers are told apart by their address, and share their results.
+        let address = request.remote_addr().as_socket_addr();
+        let name = address.map(|address| address.ip().to_string());
+        let caller = Caller {
+            name: Arc::from(name.unwrap_or_default()),
+            tenant: None,
+            reuse: headers::reuse(request.headers()),
+            // A time beyond the clock's end is none.
+            deadline: headers::timeout(request.headers())?
+                .and_then(|time| started.checked_add(time)),
+        };
+        Ok(Self {
             id: RequestId::of(request),
-            started: Instant::now(),
-        }
+            started,
+            caller,
+        })
     }
 
     fn response(&self, answer: Classification, route: &Route) -> ClassifyResponse {
         ClassifyResponse::of(answer, route, &self.id.to_string(), self.started.elapsed())
     }
 
-    /// Until API keys exist, callers are told apart by their address.
-    fn caller(&self) -> Arc<str> {
-        let address = self
-            .request
-            .remote_addr()
-            .as_socket_addr()
-            .map(|addr| addr.ip().to_string());
-        Arc::from(address.unwrap_or_default())
+    /// The outcome of `work`, unless the caller's own time is over before.
+    async fn in_time<T>(
+        &self,
+        work: impl Future<Output = Result<T, ApiError>>,
+    ) -> Result<T, ApiError> {
+        match self.caller.deadline {
+            None => work.await,
+            Some(deadline) => tokio::time::timeout_at(deadline.into(), work)
+                .await
+                .unwrap_or_else(|_| Err(ClassifyError::DeadlineExceeded.into())),
+        }
+    }
+}
+
+fn target(model: Option<String>, version: Option<String>) -> Target {
+    Target { model, version }
+}
+
+fn options(top_k: Option<usize>, min_confidence: Option<f32>) -> Options {
+    Options {
+        top_k,
+        min_confidence,
     }
 }
 
@@ -68,7 +98,7 @@ impl ClassifyApi {
 
     async fn one(
         &self,
-        call: Call<'_>,
+        call: Call,
         target: Target,
         mut options: Options,
         body: PictureBody<false>,
@@ -81,9 +111,8 @@ impl ClassifyApi {
         };
         let (form, body) = body.open(limits, self.classifier.budget())?;
         let reservation = body.reservation();
-        let mut pictures = self
-            .pictures(form, body, limits, &["file"], &mut options)
-            .await?;
+        let pictures = self.pictures(form, body, limits, &["file"], &mut options);
+        let mut pictures = call.in_time(pictures).await?;
         self.classifier.check_options(&route, &options)?;
         let received = pictures.pop().ok_or_else(missing)?;
         let picture = EncodedPicture {
@@ -92,16 +121,19 @@ impl ClassifyApi {
         };
         let answer = self
             .classifier
-            .classify(&route, picture, options, call.caller())
+            .classify(&route, picture, options, &call.caller)
             .await?;
+        let cache = headers::cache_status(answer.cache);
         let response = call.response(answer, &route);
         let timing = response.timing_ms.header();
-        Ok(Response::new(Json(response)).header("Server-Timing", timing))
+        Ok(Response::new(Json(response))
+            .header(headers::SERVER_TIMING, timing)
+            .header(headers::CACHE_STATUS, cache))
     }
 
     async fn batch(
         &self,
-        call: Call<'_>,
+        call: Call,
         target: Target,
         mut options: Options,
         body: PictureBody<true>,
@@ -116,58 +148,71 @@ impl ClassifyApi {
         let (form, body) = body.open(limits, self.classifier.budget())?;
         let reservation = body.reservation();
         let fields = ["files", "file"];
-        let pictures = self
-            .pictures(form, body, limits, &fields, &mut options)
-            .await?;
+        let pictures = self.pictures(form, body, limits, &fields, &mut options);
+        let pictures = call.in_time(pictures).await?;
         self.classifier.check_options(&route, &options)?;
         let answers = pictures.into_iter().enumerate().map(|(index, received)| {
-            let (route, call, reservation) = (&route, &call, Arc::clone(&reservation));
-            async move {
-                let Received { filename, bytes } = received;
-                let outcome = match bytes {
-                    Ok(bytes) => {
-                        let picture = EncodedPicture { bytes, reservation };
-                        let answer =
-                            self.classifier
-                                .classify(route, picture, options, call.caller());
-                        answer.await.map_err(ApiError::from)
-                    }
-                    Err(refused) => Err(refused),
-                };
-                match outcome {
-                    Ok(answer) => {
-                        let answer = call.response(answer, route);
-                        BatchResult::Classified(BatchItem {
-                            index,
-                            filename,
-                            answer,
-                        })
-                    }
-                    Err(error) => {
-                        let error = error.problem(call.id);
-                        BatchResult::Refused(BatchRefusal {
-                            index,
-                            filename,
-                            error,
-                        })
-                    }
-                }
-            }
+            let reservation = Arc::clone(&reservation);
+            self.item(&call, &route, options, index, received, reservation)
         });
         // A few at a time: a batch must not fill the queue that it shares with everybody.
         let side_by_side = self.classifier.batch_width();
-        let results = futures_util::stream::iter(answers)
-            .buffered(side_by_side)
-            .collect()
-            .await;
+        let results = futures_util::stream::iter(answers).buffered(side_by_side);
+        let (results, uses): (Vec<_>, Vec<_>) = results.unzip().await;
         let total = millis(call.started.elapsed());
         let (request_id, model) = (call.id.to_string(), route.model().to_string());
-        Ok(Response::new(Json(BatchResponse {
+        let response = Response::new(Json(BatchResponse {
             request_id,
             model,
             results,
         }))
-        .header("Server-Timing", format!("total;dur={total}")))
+        .header(headers::SERVER_TIMING, format!("total;dur={total}"));
+        Ok(match headers::of_all(uses) {
+            Some(cache) => response.header(headers::CACHE_STATUS, headers::cache_status(cache)),
+            None => response,
+        })
+    }
+
+    /// One picture of a batch, and what the cache had to do with it.
+    async fn item(
+        &self,
+        call: &Call,
+        route: &Route,
+        options: Options,
+        index: usize,
+        Received { filename, bytes }: Received,
+        reservation: Arc<Reservation>,
+    ) -> (BatchResult, Option<CacheUse>) {
+        let outcome = match bytes {
+            Ok(bytes) => {
+                let picture = EncodedPicture { bytes, reservation };
+                let answer = self
+                    .classifier
+                    .classify(route, picture, options, &call.caller);
+                answer.await.map_err(ApiError::from)
+            }
+            Err(refused) => Err(refused),
+        };
+        match outcome {
+            Ok(answer) => {
+                let cache = answer.cache;
+                let answer = call.response(answer, route);
+                let item = BatchItem {
+                    index,
+                    filename,
+                    answer,
+                };
+                (BatchResult::Classified(item), Some(cache))
+            }
+            Err(error) => {
+                let refusal = BatchRefusal {
+                    index,
+                    filename,
+                    error: error.problem(call.id),
+                };
+                (BatchResult::Refused(refusal), None)
+            }
+        }
     }
 
     /// The pictures of a body, whatever its form; options inside a JSON body yield to the query's.
@@ -224,15 +269,11 @@ impl ClassifyApi {
         min_confidence: Query<Option<f32>>,
         body: PictureBody<false>,
     ) -> Result<Response<Json<ClassifyResponse>>, ApiError> {
-        let target = Target {
-            model: Some(model.0),
-            version: None,
-        };
-        let options = Options {
-            top_k: top_k.0,
-            min_confidence: min_confidence.0,
-        };
-        self.one(Call::of(request), target, options, body).await
+        let (target, options) = (
+            target(Some(model.0), None),
+            options(top_k.0, min_confidence.0),
+        );
+        self.one(Call::of(request)?, target, options, body).await
     }
 
     /// Classify one picture on a version or an alias
@@ -250,15 +291,11 @@ impl ClassifyApi {
         min_confidence: Query<Option<f32>>,
         body: PictureBody<false>,
     ) -> Result<Response<Json<ClassifyResponse>>, ApiError> {
-        let target = Target {
-            model: Some(model.0),
-            version: Some(version.0),
-        };
-        let options = Options {
-            top_k: top_k.0,
-            min_confidence: min_confidence.0,
-        };
-        self.one(Call::of(request), target, options, body).await
+        let (target, options) = (
+            target(Some(model.0), Some(version.0)),
+            options(top_k.0, min_confidence.0),
+        );
+        self.one(Call::of(request)?, target, options, body).await
     }
 
     /// Classify one picture with the default model
@@ -272,15 +309,8 @@ impl ClassifyApi {
         min_confidence: Query<Option<f32>>,
         body: PictureBody<false>,
     ) -> Result<Response<Json<ClassifyResponse>>, ApiError> {
-        let target = Target {
-            model: None,
-            version: None,
-        };
-        let options = Options {
-            top_k: top_k.0,
-            min_confidence: min_confidence.0,
-        };
-        self.one(Call::of(request), target, options, body).await
+        let (target, options) = (target(None, None), options(top_k.0, min_confidence.0));
+        self.one(Call::of(request)?, target, options, body).await
     }
 
     /// Classify several pictures; one result or one error each, in order
@@ -296,15 +326,11 @@ impl ClassifyApi {
         min_confidence: Query<Option<f32>>,
         body: PictureBody<true>,
     ) -> Result<Response<Json<BatchResponse>>, ApiError> {
-        let target = Target {
-            model: Some(model.0),
-            version: None,
-        };
-        let options = Options {
-            top_k: top_k.0,
-            min_confidence: min_confidence.0,
-        };
-        self.batch(Call::of(request), target, options, body).await
+        let (target, options) = (
+            target(Some(model.0), None),
+            options(top_k.0, min_confidence.0),
+        );
+        self.batch(Call::of(request)?, target, options, body).await
     }
 
     /// Classify several pictures with the default model
@@ -318,14 +344,7 @@ impl ClassifyApi {
         min_confidence: Query<Option<f32>>,
         body: PictureBody<true>,
     ) -> Result<Response<Json<BatchResponse>>, ApiError> {
-        let target = Target {
-            model: None,
-            version: None,
-        };
-        let options = Options {
-            top_k: top_k.0,
-            min_confidence: min_confidence.0,
-        };
-        self.batch(Call::of(request), target, options, body).await
+        let (target, options) = (target(None, None), options(top_k.0, min_confidence.0));
+        self.batch(Call::of(request)?, target, options, body).await
     }
 }

@@ -141,6 +141,8 @@ pub struct ServingSection {
     pub timeout_ms: Option<u64>,
     /// How many warm-up runs a version does before it serves (at least one is always done).
     pub warm_up: Option<u32>,
+    /// Whether results are kept and given again.
+    pub cache: Option<bool>,
 }
 
 /// `serving.backend`.

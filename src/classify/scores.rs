@@ -1,0 +1,264 @@
+//! From a picture to its scores: kept ones, those that are being worked out for somebody else, or the engine's.
+//!
+//! Called by the use case in `mod.rs`. Knows no labels, no options and no HTTP.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use sha2::{Digest as _, Sha256};
+use tokio::sync::oneshot;
+
+use super::cache::{Key, ResultCache};
+use super::flights::{Boarding, Flights, Seat};
+use super::{CacheUse, Caller, ClassifyError, EncodedPicture, InflightBudget, Reuse};
+use crate::config::CacheConfig;
+use crate::domain::ids::Digest;
+use crate::engine::{EngineError, Flow, Job, Prepare, Priority, Timings};
+use crate::models::LoadedVersion;
+use crate::vision::{self, DecodeLimits};
+
+/// Pictures up to this size are hashed where they are: it takes less than handing them to another thread and back
+/// would delay them. Larger ones would hold up the runtime.
+const HASHED_AT_ONCE: usize = 256 << 10;
+
+/// A flight that failed for reasons of its leader's is followed by another; after so many a caller runs by itself.
+const FLIGHTS: usize = 2;
+
+/// The scores of a picture and how they came about.
+#[derive(Clone, Debug)]
+pub(super) struct Scored {
+    /// After the activation, in output order; at least one.
+    pub(super) scores: Arc<[f32]>,
+    /// Where this caller's time went inside the engine.
+    pub(super) timings: Timings,
+    /// What the cache had to do with it.
+    pub(super) cache: CacheUse,
+}
+
+type Outcome = Result<Scored, ClassifyError>;
+
+/// Where scores come from.
+pub(super) struct Scores {
+    cache: Option<ResultCache>,
+    /// Whether all tenants share what is kept.
+    shared: bool,
+    flights: Flights<Key, Outcome>,
+    limits: DecodeLimits,
+    budget: InflightBudget,
+}
+
+impl Scores {
+    pub(super) fn new(cache: &CacheConfig, limits: DecodeLimits, budget: InflightBudget) -> Self {
+        Self {
+            cache: ResultCache::new(cache),
+            shared: cache.shared,
+            flights: Flights::new(),
+            limits,
+            budget,
+        }
+    }
+
+    /// The scores of `picture` on `version`, by `deadline` at the latest.
+    pub(super) async fn of(
+        &self,
+        version: &Arc<LoadedVersion>,
+        picture: EncodedPicture,
+        caller: &Caller,
+        deadline: Instant,
+    ) -> Outcome {
+        if Instant::now() >= deadline {
+            return Err(ClassifyError::DeadlineExceeded);
+        }
+        let run = Run {
+            version: Arc::clone(version),
+            limits: self.limits,
+            budget: self.budget.clone(),
+            flow: Flow(Arc::clone(&caller.name)),
+            deadline,
+        };
+        let alone = async |run: Run, picture, cache| {
+            let (scores, timings) = within(deadline, run.scores(picture)).await?;
+            Ok(Scored {
+                scores,
+                timings,
+                cache,
+            })
+        };
+        let Some(cache) = self.cache.as_ref().filter(|_| version.cache) else {
+            return alone(run, picture, CacheUse::Off).await;
+        };
+        if caller.reuse == Reuse::Neither {
+            return alone(run, picture, CacheUse::Declined { stored: false }).await;
+        }
+        let key = self.key(version, &picture.bytes, caller).await?;
+        if caller.reuse == Reuse::Renew {
+            let mut fresh = alone(run, picture, CacheUse::Off).await?;
+            let stored = cache.store(key, &fresh.scores).await;
+            fresh.cache = CacheUse::Declined { stored };
+            return Ok(fresh);
+        }
+        if let Some(scored) = kept(cache, &key).await {
+            return Ok(scored);
+        }
+        self.together(cache, key, run, picture).await
+    }
+
+    /// Everything that the scores depend on. A large picture is hashed off the runtime.
+    async fn key(
+        &self,
+        version: &LoadedVersion,
+        picture: &Bytes,
+        caller: &Caller,
+    ) -> Result<Key, ClassifyError> {
+        let digest = if picture.len() <= HASHED_AT_ONCE {
+            sha256(picture)
+        } else {
+            let picture = picture.clone();
+            // It can only be lost when the runtime ends.
+            tokio::task::spawn_blocking(move || sha256(&picture))
+                .await
+                .map_err(|_| ClassifyError::Draining)?
+        };
+        Ok(Key {
+            fingerprint: version.fingerprint,
+            backend: version.backend,
+            picture: digest,
+            max_pixels: self.limits.max_pixels,
+            tenant: caller.tenant.clone().filter(|_| !self.shared),
+        })
+    }
+
+    /// Works the scores out for all who ask for them now. Whose leader failed by a deadline, a full queue or a fault
+    /// of ours takes over; what is wrong with the picture is wrong for all. To be able to, who follows keeps its
+    /// picture's bytes, held against the budget, until it has an answer.
+    async fn together(
+        &self,
+        cache: &ResultCache,
+        key: Key,
+        run: Run,
+        mut picture: EncodedPicture,
+    ) -> Outcome {
+        let deadline = run.deadline;
+        for _ in 0..FLIGHTS {
+            let begin = |picture| lead(cache.clone(), key.clone(), run.clone(), picture);
+            match self.flights.board(&key, picture, begin) {
+                Boarding::Leads(seat) => return within(deadline, seat).await,
+                Boarding::Follows(seat, mine) => match follow(seat, deadline).await {
+                    Err(error) if !error.lies_in_the_picture() && Instant::now() < deadline => {
+                        picture = mine;
+                    }
+                    outcome => return outcome,
+                },
+            }
+        }
+        within(deadline, lead(cache.clone(), key, run, picture)).await
+    }
+}
+
+/// What is kept, as an answer: nothing was decoded, nothing waited, nothing ran.
+async fn kept(cache: &ResultCache, key: &Key) -> Option<Scored> {
+    let hit = cache.find(key).await?;
+    Some(Scored {
+        scores: hit.scores,
+        timings: Timings::default(),
+        cache: CacheUse::Hit { ttl: hit.ttl },
+    })
+}
+
+/// The flight itself. Somebody else's may have landed since the caller looked: it looks again.
+async fn lead(cache: ResultCache, key: Key, run: Run, picture: EncodedPicture) -> Outcome {
+    if let Some(scored) = kept(&cache, &key).await {
+        return Ok(scored);
+    }
+    // A panic here would be everybody's who waits.
+    let run = AssertUnwindSafe(run.scores(picture)).catch_unwind().await;
+    let (scores, timings) = run.unwrap_or_else(|_| Err(EngineError::Panicked.into()))?;
+    let stored = cache.store(key, &scores).await;
+    Ok(Scored {
+        scores,
+        timings,
+        cache: CacheUse::Miss { stored },
+    })
+}
+
+/// Waits for somebody else's flight. The wait is all that this caller's time went into.
+async fn follow(seat: Seat<Outcome>, deadline: Instant) -> Outcome {
+    let since = Instant::now();
+    let mut scored = within(deadline, seat).await?;
+    if !scored.cache.is_hit() {
+        scored.cache = CacheUse::Collapsed;
+        scored.timings = Timings {
+            queue: since.elapsed(),
+            ..Timings::default()
+        };
+    }
+    Ok(scored)
+}
+
+async fn within<T>(
+    deadline: Instant,
+    work: impl Future<Output = Result<T, ClassifyError>>,
+) -> Result<T, ClassifyError> {
+    tokio::time::timeout_at(deadline.into(), work)
+        .await
+        .unwrap_or(Err(ClassifyError::DeadlineExceeded))
+}
+
+fn sha256(bytes: &[u8]) -> Digest {
+    Digest::from_bytes(Sha256::digest(bytes).into())
+}
+
+/// One run on the engine, as its caller asked for it.
+#[derive(Clone)]
+struct Run {
+    version: Arc<LoadedVersion>,
+    limits: DecodeLimits,
+    budget: InflightBudget,
+    flow: Flow,
+    deadline: Instant,
+}
+
+impl Run {
+    /// Hands the picture to the engine and waits for its scores. Dropped, it takes the job back.
+    async fn scores(self, picture: EncodedPicture) -> Result<(Arc<[f32]>, Timings), ClassifyError> {
+        let (reply, outcome) = oneshot::channel();
+        self.version.scheduler.submit(Job {
+            prepare: self.prepare(picture),
+            flow: self.flow.clone(),
+            priority: Priority::Normal,
+            deadline: self.deadline,
+            reply,
+        })?;
+        // The instance dropped the reply: its version was stopped with the job inside.
+        let done = outcome.await.map_err(|_| EngineError::Stopped)??;
+        let raw = done.output.data();
+        let scores = vision::scores(raw, 0..raw.len(), &self.version.output);
+        if scores.is_empty() {
+            return Err(ClassifyError::NoScores);
+        }
+        Ok((scores.into(), done.timings))
+    }
+
+    /// The work before the session: it runs on the instance's thread.
+    fn prepare(&self, picture: EncodedPicture) -> Prepare {
+        let (limits, budget) = (self.limits, self.budget.clone());
+        let preprocessor = Arc::clone(&self.version.preprocessor);
+        Box::new(move || {
+            let EncodedPicture { bytes, reservation } = picture;
+            let header = vision::read_header(&bytes, &limits).map_err(ClassifyError::from)?;
+            // One picture within the pixel limit may need more than all share: then it runs alone.
+            let share = budget.limit().saturating_sub(reservation.bytes());
+            let pixels = budget.reserve(header.working_bytes.min(share))?;
+            let decoded = preprocessor
+                .decode_for(&bytes, &header)
+                .map_err(ClassifyError::from)?;
+            drop((bytes, reservation));
+            let tensor = preprocessor.tensor(&decoded);
+            drop((decoded, pixels));
+            Ok(tensor)
+        })
+    }
+}
