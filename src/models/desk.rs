@@ -211,9 +211,12 @@ impl Desk {
             }
             Step::Load(candidate) => {
                 self.drop_in_hand(id, number);
+                // What failed is tried again in silence; other files begin anew.
+                let memory = self.memory(id, number);
+                memory.failed.take_if(|failed| !failed.is_of(&candidate));
+                let silent = memory.failed.is_some();
                 let load = self.agenda.load(candidate);
-                let again = self.memory(id, number).failed.is_some();
-                if !again {
+                if !silent {
                     let digest = Some(load.candidate.digest);
                     let reason = Some("its turn to load has not come".to_owned());
                     self.mark(id, number, VersionState::Waiting, digest, reason);

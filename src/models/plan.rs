@@ -35,6 +35,13 @@ pub(super) struct Failed {
     pub(super) retry_at: Option<Instant>,
 }
 
+impl Failed {
+    /// Whether it was this very candidate, down to its files.
+    pub(super) fn is_of(&self, candidate: &Candidate) -> bool {
+        self.fingerprint == candidate.fingerprint && self.files == candidate.files
+    }
+}
+
 /// What is to be done about a version.
 #[derive(Debug)]
 pub(super) enum Step {
@@ -135,10 +142,8 @@ fn step_for(
             if is(known.live) {
                 return Step::Serve;
             }
-            let failed = known.failed.as_ref().filter(|failed| {
-                failed.fingerprint == candidate.fingerprint && failed.files == candidate.files
-            });
-            let Some(failed) = failed else {
+            let failed = known.failed.as_ref();
+            let Some(failed) = failed.filter(|failed| failed.is_of(&candidate)) else {
                 return Step::Load(candidate);
             };
             match failed.retry_at {
