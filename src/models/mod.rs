@@ -7,6 +7,7 @@ mod examine;
 mod loaded;
 mod loader;
 mod manager;
+mod widen;
 
 pub use catalog::{Catalog, CatalogHandle, ModelEntry, VersionEntry, VersionState};
 pub use examine::{Check, ClassesError, Examination, Opened};
