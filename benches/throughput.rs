@@ -1,7 +1,9 @@
-//! What HTTP costs: the bare loop (decode, preprocess, run, top-k; all cores, no HTTP) against the gateway at 1, 8 and
-//! 32 callers, side by side in one run, round by round, so that a machine that is busy with others harms both alike.
+//! What HTTP costs: the bare loop (decode, preprocess, run, top-k; no HTTP; one thread, a thread a core, and one thread
+//! whose runs use all the cores) against the gateway at 1, 2, 8 and 32 callers, side by side in one run, round by round,
+//! so that a machine that is busy with others harms both alike. A crowd is held against a thread a core, a lone caller's
+//! time against the run on all the cores.
 //!
-//! `make bench`, or `cargo bench --bench throughput -- [rounds] [seconds a measurement] [model]`.
+//! `make bench`, or `cargo bench --bench throughput -- [rounds] [seconds a measurement] [model] [backend]`.
 
 #![expect(
     clippy::disallowed_methods,
@@ -21,6 +23,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use fixture::gateway::TestGateway;
+use lensgate::backend::Session;
 use lensgate::config::Environment;
 use lensgate::domain::picture::{Color, Filter, Layout, PictureSpec, Resize};
 use lensgate::domain::tensor::ElementType;
@@ -31,7 +34,13 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 const MODELS: [&str; 2] = ["squeezenet1.1", "mobilenetv2"];
-const CALLERS: [usize; 3] = [1, 8, 32];
+const CALLERS: [usize; 4] = [1, 2, 8, 32];
+/// Places of the figures: bare on one thread, on a thread a core, on all the cores in one run; then a place a number of
+/// callers.
+const ONE: usize = 0;
+const CROWD: usize = 1;
+const WIDE: usize = 2;
+const HTTP: usize = 3;
 /// Rows and columns of the JPEGs.
 const SIZES: [(u32, u32); 2] = [(375, 500), (960, 1280)];
 
@@ -49,22 +58,26 @@ fn main() {
         .get(1)
         .and_then(|text| text.parse().ok())
         .unwrap_or(2.0);
-    let only = given.get(2);
+    let (only, only_backend) = (given.get(2), given.get(3));
     let Some(fixtures) = fixture::fixtures() else {
         return;
     };
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     println!("{cores} cores, {rounds} rounds of {seconds} s a figure, medians; pictures a second");
     println!(
-        "| model | backend | JPEG | bare, 1 thread | bare, {cores} threads | HTTP, 1 caller | 8 callers | 32 callers \
-         | 1 / bare 1 | 8 / bare | 32 / bare | p50 bare 1, ms | p50 HTTP 1, ms |"
+        "| model | backend | JPEG | bare, 1 thread | bare, {cores} threads | HTTP, 1 caller | 2 callers | 8 callers \
+         | 32 callers | 2 / bare | 8 / bare | 32 / bare | p50 bare, 1 thread, ms | p50 bare, all cores in one run, ms \
+         | p50 HTTP 1, ms |"
     );
-    println!("|{}", " --- |".repeat(13));
+    println!("|{}", " --- |".repeat(15));
     for model in MODELS
         .iter()
         .filter(|model| only.is_none_or(|only| only == *model))
     {
         for backend in ["ort", "tract"] {
+            if only_backend.is_some_and(|only| only != backend) {
+                continue;
+            }
             for size in SIZES {
                 let bench = Bench::open(&fixtures, model, backend, size, cores);
                 bench.row(rounds, Duration::from_secs_f64(seconds));
@@ -79,6 +92,8 @@ struct Bench {
     route: String,
     cores: usize,
     opened: Opened,
+    /// The same graph with runs that use all the cores, where the gateway opens one.
+    wide: Option<Arc<dyn Session>>,
     picture: Vec<u8>,
     gateway: TestGateway,
     runtime: tokio::runtime::Runtime,
@@ -108,6 +123,7 @@ impl Bench {
             panic!("{model} is broken")
         };
         let (opened, _) = loader.examine(&candidate).expect("a model");
+        let wide = loader.widen(&candidate, &opened);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -119,6 +135,7 @@ impl Bench {
             route: format!("/v1/models/{model}/classify"),
             cores,
             opened,
+            wide,
             picture: jpeg(&photo, height, width),
             gateway,
             runtime,
@@ -127,42 +144,39 @@ impl Bench {
     }
 
     fn row(&self, rounds: usize, time: Duration) {
-        let mut figures: Vec<Vec<Figure>> = vec![Vec::new(); 2 + CALLERS.len()];
+        let narrow = &*self.opened.session;
+        let wide = self.wide.as_deref().unwrap_or(narrow);
+        let mut figures: Vec<Vec<Figure>> = vec![Vec::new(); HTTP + CALLERS.len()];
         for _ in 0..rounds {
-            figures[0].push(self.bare(1, time));
-            figures[1].push(self.bare(self.cores, time));
+            figures[ONE].push(self.bare(narrow, 1, time));
+            figures[CROWD].push(self.bare(narrow, self.cores, time));
+            figures[WIDE].push(self.bare(wide, 1, time));
             for (place, callers) in CALLERS.into_iter().enumerate() {
-                figures[2 + place].push(self.http(callers, time));
+                figures[HTTP + place].push(self.http(callers, time));
             }
         }
-        let rate: Vec<f64> = figures
-            .iter()
-            .map(|f| median(f.iter().map(|f| f.per_second)))
-            .collect();
+        let rate = |place: usize| median(figures[place].iter().map(|f| f.per_second));
         // Ratios round by round, then their median: a slow moment of the machine is in both.
-        let ratio = |above: usize, below: usize| {
-            let pairs = figures[above].iter().zip(&figures[below]);
+        let ratio = |above: usize| {
+            let pairs = figures[above].iter().zip(&figures[CROWD]);
             median(pairs.map(|(a, b)| a.per_second / b.per_second))
         };
         let p50 = |place: usize| median(figures[place].iter().map(|f| f.p50_ms));
-        println!(
-            "{} {:.1} | {:.1} | {:.1} | {:.1} | {:.1} | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} |",
-            self.label,
-            rate[0],
-            rate[1],
-            rate[2],
-            rate[3],
-            rate[4],
-            ratio(2, 0),
-            ratio(3, 1),
-            ratio(4, 1),
-            p50(0),
-            p50(2),
-        );
+        print!("{}", self.label);
+        for place in [ONE, CROWD, HTTP, HTTP + 1, HTTP + 2, HTTP + 3] {
+            print!(" {:.1} |", rate(place));
+        }
+        for place in [HTTP + 1, HTTP + 2, HTTP + 3] {
+            print!(" {:.2} |", ratio(place));
+        }
+        for place in [ONE, WIDE, HTTP] {
+            print!(" {:.2} |", p50(place));
+        }
+        println!();
     }
 
     /// The work itself on `threads` threads, as an instance does it.
-    fn bare(&self, threads: usize, time: Duration) -> Figure {
+    fn bare(&self, session: &dyn Session, threads: usize, time: Duration) -> Figure {
         let stop = AtomicBool::new(false);
         let started = Instant::now();
         let took = std::thread::scope(|scope| {
@@ -172,7 +186,7 @@ impl Bench {
                         let mut took = Vec::new();
                         while !stop.load(Ordering::Relaxed) {
                             let before = Instant::now();
-                            self.classify();
+                            self.classify(session);
                             took.push(before.elapsed());
                         }
                         took
@@ -189,13 +203,13 @@ impl Bench {
         Figure::of(&took, started.elapsed())
     }
 
-    fn classify(&self) {
+    fn classify(&self, session: &dyn Session) {
         let limits = vision::DecodeLimits {
             max_pixels: 50_000_000,
         };
         let classes = self
             .opened
-            .top_classes(&self.picture, &limits, 5)
+            .top_classes_on(session, &self.picture, &limits, 5)
             .expect("classes");
         assert!(!classes.is_empty());
     }

@@ -18,6 +18,9 @@ pub mod tract;
 pub struct OpenOptions {
     /// Threads that one run may use inside its operators (ONNX Runtime's intra-op threads).
     pub threads: usize,
+    /// Whether those threads look for work without sleeping until the run ends: fast for one run that has the cores to
+    /// itself, a waste for several. Between runs they sleep in any case.
+    pub spinning: bool,
     /// The picture's rows and columns, for graphs that leave them open.
     pub picture_size: Option<(usize, usize)>,
     /// Execution providers in the order of preference, by ONNX Runtime's short names

@@ -96,7 +96,9 @@ impl OrtBackend {
             .with_optimization_level(GraphOptimizationLevel::All)?
             .with_intra_threads(options.threads.max(1))?
             .with_inter_threads(1)?
-            .with_intra_op_spinning(false)?
+            .with_intra_op_spinning(options.spinning)?
+            // Whatever spins stops when the session's last run ends.
+            .with_config_entry("session.force_spinning_stop", "1")?
             .with_inter_op_spinning(false)?
             // Without it, a processor that lacks VNNI lets the sums of 8-bit products overflow: other classes win.
             .with_precise_qmm()?)

@@ -1,67 +1,105 @@
-//! One thread that executes a version's jobs to completion: wait, take a permit, prepare, run, answer.
+//! One thread that executes a version's jobs to completion: take a job with a permit, prepare, run, answer.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::lone::Wide;
+use super::permits::Permit;
 use super::queue::{Queue, Waiting};
-use super::{Done, EngineError, Job, RunPermits, Timings};
-use crate::backend::Session;
+use super::{Done, EngineError, Job, Timings};
+use crate::backend::{BackendError, Session};
+use crate::domain::tensor::Tensor;
 
-/// What an instance needs.
-pub(super) struct Instance {
+/// A graph and the ends of it that are used; runs never panic.
+pub(super) struct Graph {
     pub(super) session: Arc<dyn Session>,
     pub(super) input: String,
     pub(super) output: String,
+}
+
+/// What an instance needs.
+pub(super) struct Instance {
+    pub(super) graph: Arc<Graph>,
+    pub(super) wide: Option<Arc<Wide>>,
     pub(super) queue: Arc<Queue>,
-    pub(super) permits: Arc<RunPermits>,
+}
+
+impl Graph {
+    /// One run on the version's usual session.
+    pub(super) fn run(&self, tensor: &Tensor) -> Result<Tensor, EngineError> {
+        self.run_on(&*self.session, tensor)
+    }
+
+    fn run_on(&self, session: &dyn Session, tensor: &Tensor) -> Result<Tensor, EngineError> {
+        let run = || session.run(&self.input, tensor, &self.output);
+        let outcome: Result<Tensor, BackendError> =
+            catch_unwind(AssertUnwindSafe(run)).map_err(|_| EngineError::Panicked)?;
+        Ok(outcome?)
+    }
+}
+
+/// Runs `prepare`, which is a caller's and may panic.
+pub(super) fn prepare(prepare: super::Prepare) -> Result<Tensor, EngineError> {
+    catch_unwind(AssertUnwindSafe(prepare))
+        .map_err(|_| EngineError::Panicked)?
+        .map_err(EngineError::Prepare)
 }
 
 impl Instance {
     /// Works until the queue is closed and empty.
     pub(super) fn work(&self) {
-        while self.queue.wait() {
-            // The permit comes before the job, so that a job stays in the queue, where it can
-            // expire or be left, for as long as the cores are taken.
-            let permit = self.permits.acquire();
-            if let Some(waiting) = self.queue.pop() {
-                self.execute(waiting);
-            }
-            drop(permit);
+        while let Some((mut permit, waiting)) = self.queue.take() {
+            self.execute(waiting, &mut permit);
         }
     }
 
-    fn execute(&self, Waiting { job, since }: Waiting) {
+    fn execute(&self, waiting: Waiting, permit: &mut Permit) {
+        let charge = waiting.charge();
+        let Waiting { job, since, .. } = waiting;
         let Job {
-            prepare,
+            prepare: make,
             deadline,
             reply,
             ..
         } = job;
-        if reply.is_closed() {
-            return;
-        }
         let started = Instant::now();
-        if started >= deadline {
-            // The receiver may have gone in this very moment; then nobody is owed an answer.
-            let _ = reply.send(Err(EngineError::DeadlineExceeded));
-            return;
-        }
-        let outcome = catch_unwind(AssertUnwindSafe(|| {
-            let tensor = prepare().map_err(EngineError::Prepare)?;
+        let outcome = prepare(make).and_then(|tensor| {
             let prepared = Instant::now();
-            let output = self.session.run(&self.input, &tensor, &self.output)?;
+            if prepared >= deadline || reply.is_closed() {
+                return Err(EngineError::DeadlineExceeded);
+            }
+            let output = self.run(&tensor, permit)?;
             let timings = Timings {
                 queue: started - since,
                 prepare: prepared - started,
                 run: prepared.elapsed(),
             };
             Ok(Done { output, timings })
-        }))
-        .unwrap_or(Err(EngineError::Panicked));
-        if outcome.is_ok() {
-            self.queue.record(started.elapsed());
-        }
+        });
+        self.queue.settle(&charge, started.elapsed());
+        // The receiver may have gone in this very moment; then nobody is owed an answer.
         let _ = reply.send(outcome);
+    }
+
+    /// On all the cores if this job has the process to itself, else on one.
+    fn run(&self, tensor: &Tensor, permit: &mut Permit) -> Result<Tensor, EngineError> {
+        let lone = self.wide.as_ref();
+        let Some(wide) = lone.filter(|_| self.queue.len() == 0 && permit.is_alone()) else {
+            return self.graph.run(tensor);
+        };
+        let is_wide = wide.is_next();
+        if is_wide && !permit.widen() {
+            // Somebody came in this very moment.
+            return self.graph.run(tensor);
+        }
+        let started = Instant::now();
+        let output = if is_wide {
+            self.graph.run_on(&*wide.session, tensor)
+        } else {
+            self.graph.run(tensor)
+        }?;
+        wide.record(is_wide, started.elapsed());
+        Ok(output)
     }
 }

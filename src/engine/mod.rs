@@ -1,4 +1,4 @@
-//! How one loaded version executes: a bounded queue, instances that pull from it, run permits for the whole process.
+//! How one loaded version executes: a bounded, fair queue, threads that pull from it, run permits for the whole process.
 //!
 //! Called by `models` (open, close) and `classify` (submit). Knows no picture: a job brings its own `prepare`.
 
@@ -10,13 +10,20 @@ use tokio::sync::oneshot;
 use crate::backend::BackendError;
 use crate::domain::tensor::Tensor;
 
+mod average;
+mod batch;
+mod fair;
 mod instance;
+mod lone;
 mod permits;
 mod queue;
 mod scheduler;
+mod stack;
+#[cfg(test)]
+mod testing;
 
 pub use permits::RunPermits;
-pub use scheduler::{Scheduler, SchedulerConfig};
+pub use scheduler::{BatchConfig, Scheduler, SchedulerConfig};
 
 /// What turns a request into a tensor; runs on an instance's thread, never on the async runtime.
 pub type Prepare = Box<dyn FnOnce() -> Result<Tensor, PrepareError> + Send>;
@@ -63,18 +70,19 @@ pub struct Done {
 /// Where a job's time went.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Timings {
-    /// From submit to the start of `prepare`.
+    /// From submit to the start of `prepare`; in batches also from its end to the start of the run.
     pub queue: Duration,
     /// `prepare`: decode and preprocess.
     pub prepare: Duration,
-    /// The session's run.
+    /// The session's run; that of the whole batch where the picture ran in one.
     pub run: Duration,
 }
 
 /// Why a job has no output.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
-    /// More work waits than is allowed; nothing was done.
+    /// More work waits than is allowed; nothing was done. It comes at once, or through the reply of a job that had
+    /// to make room for one of a flow with less in the queue.
     #[error("{waiting} requests wait already")]
     Overloaded {
         /// Jobs in the queue.

@@ -1,15 +1,49 @@
-//! The bounded queue before a version: two priorities, refused by count and by expected wait.
+//! The bounded queue before a version: fair between flows, two priorities, bounded by count and by expected wait.
+//!
+//! Called by the scheduler (push) and the version's threads (take). Knows nothing of tensors.
 
-use std::collections::VecDeque;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::{EngineError, Job, Priority};
+use super::average::Average;
+use super::fair::FairLine;
+use super::permits::{Gate, Permit};
+use super::{EngineError, Flow, Job, Priority, RunPermits};
 
 /// A job and when it came.
 pub(super) struct Waiting {
     pub(super) job: Job,
     pub(super) since: Instant,
+    /// What its flow was charged when it left the queue.
+    charged: Duration,
+}
+
+/// Whom a job was charged to, for when its real cost is known.
+pub(super) struct Charge {
+    flow: Flow,
+    priority: Priority,
+    charged: Duration,
+}
+
+impl Waiting {
+    /// What remains to be settled once the job is done.
+    pub(super) fn charge(&self) -> Charge {
+        Charge {
+            flow: self.job.flow.clone(),
+            priority: self.job.priority,
+            charged: self.charged,
+        }
+    }
+
+    /// Whether nobody waits for the outcome any more, or the time is over.
+    pub(super) fn is_dead(&self, now: Instant) -> bool {
+        self.job.deadline <= now || self.job.reply.is_closed()
+    }
+
+    /// Answers in place of a run. The receiver may have gone in this very moment; then nobody is owed an answer.
+    pub(super) fn refuse(self, error: EngineError) {
+        let _ = self.job.reply.send(Err(error));
+    }
 }
 
 /// Bounds of a queue.
@@ -20,15 +54,18 @@ pub(super) struct Bounds {
     /// The longest expected wait.
     pub(super) wait: Duration,
     /// Threads that pull from it.
-    pub(super) instances: usize,
+    pub(super) threads: usize,
 }
 
-#[derive(Default)]
 struct State {
-    normal: VecDeque<Waiting>,
-    background: VecDeque<Waiting>,
-    /// Moving average of one job's time on an instance; zero until one was done.
-    job_time: Duration,
+    normal: FairLine<Waiting>,
+    background: FairLine<Waiting>,
+    /// What one job costs a thread, from the start of its preparation to its answer.
+    job_time: Average,
+    /// From one job's leaving to the next one's, while others waited behind it: it counts whatever else shares the cores.
+    pace: Average,
+    /// When a job last left with others behind it.
+    left_at: Option<Instant>,
     closed: bool,
 }
 
@@ -37,34 +74,100 @@ impl State {
         self.normal.len() + self.background.len()
     }
 
-    /// Forgets the jobs that nobody waits for any more; those that expired are told so.
-    fn drop_dead(&mut self) {
-        let now = Instant::now();
-        for line in [&mut self.normal, &mut self.background] {
-            for waiting in std::mem::take(line) {
-                if waiting.job.deadline > now && !waiting.job.reply.is_closed() {
-                    line.push_back(waiting);
-                } else {
-                    let _ = waiting.job.reply.send(Err(EngineError::DeadlineExceeded));
-                }
-            }
+    fn line(&mut self, priority: Priority) -> &mut FairLine<Waiting> {
+        match priority {
+            Priority::Normal => &mut self.normal,
+            Priority::Background => &mut self.background,
         }
+    }
+
+    /// The jobs that nobody waits for any more.
+    fn take_dead(&mut self) -> Vec<Waiting> {
+        let now = Instant::now();
+        let mut dead = self.normal.take_dead(|waiting| waiting.is_dead(now));
+        dead.append(&mut self.background.take_dead(|waiting| waiting.is_dead(now)));
+        dead
+    }
+
+    /// The job that makes room for a new one of `flow`: the newest background job, else the newest job of the
+    /// longest flow. `None` where that is the new job itself.
+    fn give_way(&mut self, flow: &Flow, priority: Priority) -> Option<Waiting> {
+        if priority == Priority::Normal && !self.background.is_empty() {
+            let (longest, _) = self.background.longest()?;
+            let longest = longest.clone();
+            return self.background.pop_newest(&longest);
+        }
+        let line = self.line(priority);
+        let own = line.len_of(flow) + 1;
+        let longest = line
+            .longest()
+            .filter(|&(_, length)| length > own)?
+            .0
+            .clone();
+        line.pop_newest(&longest)
+    }
+
+    /// The next job, those dropped that are dead.
+    fn pop(&mut self, dead: &mut Vec<Waiting>) -> Option<Waiting> {
+        let now = Instant::now();
+        let cost = self.job_time.get().unwrap_or(UNKNOWN_COST);
+        loop {
+            let next = self.normal.pop(cost);
+            let mut next = next.or_else(|| self.background.pop(cost))?;
+            next.charged = cost;
+            if next.is_dead(now) {
+                self.settle(&next.charge(), Duration::ZERO);
+                dead.push(next);
+                continue;
+            }
+            if let Some(before) = self.left_at {
+                self.pace.add(now - before);
+            }
+            self.left_at = (self.waiting() > 0).then_some(now);
+            return Some(next);
+        }
+    }
+
+    fn settle(&mut self, charge: &Charge, cost: Duration) {
+        let line = self.line(charge.priority);
+        line.settle(&charge.flow, charge.charged, cost);
     }
 }
 
-/// The queue itself, shared by the scheduler and its instances.
+/// What a job is expected to cost before any was done; only its being the same for all matters.
+const UNKNOWN_COST: Duration = Duration::from_millis(10);
+
+/// The queue itself, shared by the scheduler and its threads.
 pub(super) struct Queue {
     state: Mutex<State>,
     arrived: Condvar,
     bounds: Bounds,
+    permits: Arc<RunPermits>,
+    /// What the permits know the gate by.
+    gate_id: u64,
+    /// Who holds it waits for a job and for the permits to run it; the version's other threads wait behind.
+    gate: Mutex<Gate>,
 }
 
 impl Queue {
-    pub(super) fn new(bounds: Bounds) -> Self {
+    /// A queue whose jobs use `weight` cores each.
+    pub(super) fn new(bounds: Bounds, permits: &Arc<RunPermits>, weight: usize) -> Self {
+        let gate = permits.gate(weight);
+        let state = State {
+            normal: FairLine::default(),
+            background: FairLine::default(),
+            job_time: Average::over(8),
+            pace: Average::over(32),
+            left_at: None,
+            closed: false,
+        };
         Self {
-            state: Mutex::default(),
+            state: Mutex::new(state),
             arrived: Condvar::new(),
             bounds,
+            permits: Arc::clone(permits),
+            gate_id: gate.id(),
+            gate: Mutex::new(gate),
         }
     }
 
@@ -72,53 +175,87 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the job in, or refuses it at once.
+    /// Takes the job in, or refuses it at once. Where the queue is full, the newest job of the longest flow makes
+    /// room: it is answered with [`EngineError::Overloaded`] then.
     pub(super) fn push(&self, job: Job) -> Result<(), EngineError> {
-        let mut state = self.state();
-        if state.closed {
-            return Err(EngineError::Stopped);
+        let mut dead = Vec::new();
+        let mut refused = None;
+        let is_first;
+        {
+            let mut state = self.state();
+            if state.closed {
+                return Err(EngineError::Stopped);
+            }
+            if self.is_full(&state) {
+                // Callers who left and jobs that expired hold no place against those who still wait.
+                dead = state.take_dead();
+            }
+            if self.is_full(&state) {
+                let overloaded = EngineError::Overloaded {
+                    waiting: state.waiting(),
+                    retry_after: self.wait_of(&state),
+                };
+                match state.give_way(&job.flow, job.priority) {
+                    Some(other) => refused = Some((other, overloaded)),
+                    None => return Err(overloaded),
+                }
+            }
+            let (flow, priority) = (job.flow.clone(), job.priority);
+            let waiting = Waiting {
+                job,
+                since: Instant::now(),
+                charged: Duration::ZERO,
+            };
+            state.line(priority).push(&flow, waiting);
+            is_first = priority == Priority::Normal && state.normal.len() == 1;
         }
-        if self.is_full(&state) {
-            // Callers who left and jobs that expired hold no place against those who still wait.
-            state.drop_dead();
+        if is_first {
+            self.permits.promote(self.gate_id);
         }
-        let waiting = state.waiting();
-        if self.is_full(&state) {
-            return Err(EngineError::Overloaded {
-                waiting,
-                retry_after: self.wait_of(&state),
-            });
-        }
-        let entry = Waiting {
-            job,
-            since: Instant::now(),
-        };
-        match entry.job.priority {
-            Priority::Normal => state.normal.push_back(entry),
-            Priority::Background => state.background.push_back(entry),
-        }
-        drop(state);
         self.arrived.notify_one();
+        // Outside the lock: what a job holds (a body, a share of the budget) is let go here.
+        bury(dead);
+        if let Some((other, overloaded)) = refused {
+            other.refuse(overloaded);
+        }
         Ok(())
     }
 
     /// How long a job that came now would wait.
     fn wait_of(&self, state: &State) -> Duration {
-        let rounds = state.waiting() / self.bounds.instances.max(1);
-        state
-            .job_time
-            .saturating_mul(u32::try_from(rounds).unwrap_or(u32::MAX))
+        let threads = u32::try_from(self.bounds.threads.max(1)).unwrap_or(u32::MAX);
+        let alone = || state.job_time.settled().map(|time| time / threads);
+        let each = state.pace.settled().or_else(alone).unwrap_or_default();
+        each.saturating_mul(u32::try_from(state.waiting()).unwrap_or(u32::MAX))
     }
 
     fn is_full(&self, state: &State) -> bool {
         let waiting = state.waiting();
         // A queue of one round is always allowed: a model slower than the bound must still serve.
-        let crowded = waiting >= self.bounds.instances && self.wait_of(state) > self.bounds.wait;
+        let crowded = waiting >= self.bounds.threads && self.wait_of(state) > self.bounds.wait;
         waiting >= self.bounds.jobs || crowded
     }
 
+    /// Waits for a job and for the permits to work on it; `None` once the queue is closed and empty. The permits come
+    /// before the job, so that it stays in the queue, where it can expire, be left or give way, while cores are taken.
+    pub(super) fn take(&self) -> Option<(Permit, Waiting)> {
+        let mut gate = self.gate.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if !self.wait() {
+                return None;
+            }
+            let permit = gate.acquire(|| self.priority());
+            let mut dead = Vec::new();
+            let next = self.state().pop(&mut dead);
+            bury(dead);
+            if let Some(waiting) = next {
+                return Some((permit, waiting));
+            }
+        }
+    }
+
     /// Waits until a job is there; `false` once the queue is closed and empty.
-    pub(super) fn wait(&self) -> bool {
+    fn wait(&self) -> bool {
         let state = self
             .arrived
             .wait_while(self.state(), |state| state.waiting() == 0 && !state.closed)
@@ -126,23 +263,20 @@ impl Queue {
         state.waiting() > 0
     }
 
-    /// The next job, if another instance has not taken it meanwhile.
-    pub(super) fn pop(&self) -> Option<Waiting> {
-        let mut state = self.state();
-        state
-            .normal
-            .pop_front()
-            .or_else(|| state.background.pop_front())
+    /// What the version's turn among the others is worth now.
+    fn priority(&self) -> Priority {
+        if self.state().normal.is_empty() {
+            Priority::Background
+        } else {
+            Priority::Normal
+        }
     }
 
-    /// Tells the queue how long a job took on its instance.
-    pub(super) fn record(&self, took: Duration) {
+    /// Tells the queue what a job that left it cost its thread.
+    pub(super) fn settle(&self, charge: &Charge, cost: Duration) {
         let mut state = self.state();
-        state.job_time = if state.job_time.is_zero() {
-            took
-        } else {
-            (state.job_time * 7 + took) / 8
-        };
+        state.settle(charge, cost);
+        state.job_time.add(cost);
     }
 
     /// No more jobs; those that wait are still done.
@@ -157,111 +291,161 @@ impl Queue {
     }
 }
 
+/// Tells those whose time is over; the others have left.
+fn bury(dead: Vec<Waiting>) {
+    for waiting in dead {
+        waiting.refuse(EngineError::DeadlineExceeded);
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use tokio::sync::oneshot;
 
-    use super::super::Flow;
+    use super::super::Done;
     use super::*;
 
-    fn job(priority: Priority, flow: &str) -> Job {
-        Job {
+    type Reply = oneshot::Receiver<Result<Done, EngineError>>;
+
+    fn job(priority: Priority, flow: &str) -> (Job, Reply) {
+        let (reply, receiver) = oneshot::channel();
+        let job = Job {
             prepare: Box::new(|| Err("unused".into())),
             flow: Flow(Arc::from(flow)),
             priority,
             deadline: Instant::now() + Duration::from_mins(1),
-            reply: living(),
-        }
+            reply,
+        };
+        (job, receiver)
     }
 
-    /// A reply whose receiver stays, as if somebody waited.
-    fn living() -> oneshot::Sender<Result<super::super::Done, EngineError>> {
-        let (reply, receiver) = oneshot::channel();
-        std::mem::forget(receiver);
-        reply
+    /// Pushes jobs that must be taken in, and keeps their receivers.
+    fn push(queue: &Queue, priority: Priority, flows: &[&str]) -> Vec<Reply> {
+        let push = |flow: &&str| {
+            let (job, reply) = job(priority, flow);
+            queue.push(job).expect("room");
+            reply
+        };
+        flows.iter().map(push).collect()
     }
 
     fn queue(jobs: usize) -> Queue {
-        Queue::new(Bounds {
+        let bounds = Bounds {
             jobs,
             wait: Duration::from_secs(2),
-            instances: 2,
-        })
+            threads: 2,
+        };
+        Queue::new(bounds, &RunPermits::new(2), 1)
+    }
+
+    /// The flows of all that waits, in the order in which it is taken.
+    fn drain(queue: &Queue) -> Vec<String> {
+        queue.close();
+        let taken = std::iter::from_fn(|| queue.take());
+        taken.map(|(_, w)| w.job.flow.0.to_string()).collect()
+    }
+
+    fn is_overloaded(reply: Reply) -> bool {
+        let outcome = reply.blocking_recv();
+        matches!(outcome, Ok(Err(EngineError::Overloaded { waiting: 4, .. })))
     }
 
     #[test]
     fn background_work_waits_for_everything_else() {
         let queue = queue(10);
-        for (priority, flow) in [
-            (Priority::Background, "c"),
-            (Priority::Normal, "a"),
-            (Priority::Normal, "b"),
-        ] {
-            queue.push(job(priority, flow)).expect("room");
-        }
-        let order: Vec<String> = std::iter::from_fn(|| queue.pop())
-            .map(|waiting| waiting.job.flow.0.to_string())
-            .collect();
-        assert_eq!(order, ["a", "b", "c"]);
+        let _background = push(&queue, Priority::Background, &["c"]);
+        let _normal = push(&queue, Priority::Normal, &["a", "a", "b"]);
+        assert_eq!(drain(&queue), ["a", "b", "a", "c"]);
     }
 
     #[test]
-    fn a_full_queue_refuses_at_once() {
-        let queue = queue(1);
-        queue.push(job(Priority::Normal, "a")).expect("room");
-        let refused = queue.push(job(Priority::Normal, "b"));
+    fn a_full_queue_refuses_the_loud_and_takes_the_quiet() {
+        let queue = queue(4);
+        let mut loud = push(&queue, Priority::Normal, &["loud"; 4]);
+        let (more, _reply) = job(Priority::Normal, "loud");
+        let refused = queue.push(more);
         assert!(matches!(
             refused,
-            Err(EngineError::Overloaded { waiting: 1, .. })
+            Err(EngineError::Overloaded { waiting: 4, .. })
         ));
+        let _quiet = push(&queue, Priority::Normal, &["quiet"]);
+        assert!(is_overloaded(loud.pop().expect("the newest")));
+        for reply in &mut loud {
+            assert!(reply.try_recv().is_err(), "an older one was refused");
+        }
+        let _also = push(&queue, Priority::Normal, &["quiet"]);
+        assert!(is_overloaded(loud.pop().expect("the newest")));
+        // Now both have two: who comes is refused.
+        let (more, _reply) = job(Priority::Normal, "quiet");
+        assert!(queue.push(more).is_err());
+        assert_eq!(drain(&queue), ["loud", "quiet", "loud", "quiet"]);
+    }
+
+    #[test]
+    fn background_work_gives_way_and_takes_no_place() {
+        let queue = queue(4);
+        let mut background = push(&queue, Priority::Background, &["b", "b"]);
+        let _normal = push(&queue, Priority::Normal, &["a", "a", "a"]);
+        assert!(is_overloaded(background.pop().expect("the newest")));
+        let (more, _reply) = job(Priority::Background, "c");
+        assert!(queue.push(more).is_err());
+        assert_eq!(drain(&queue), ["a", "a", "a", "b"]);
     }
 
     #[test]
     fn the_dead_hold_no_place() {
         let queue = queue(1);
-        let (reply, receiver) = oneshot::channel();
-        let mut left = job(Priority::Normal, "left");
-        left.reply = reply;
+        let (left, receiver) = job(Priority::Normal, "left");
         queue.push(left).expect("room");
         drop(receiver);
-        let (reply, outcome) = oneshot::channel();
-        let mut expired = job(Priority::Normal, "expired");
-        (expired.reply, expired.deadline) = (reply, Instant::now());
+        let (mut expired, outcome) = job(Priority::Normal, "expired");
+        expired.deadline = Instant::now();
         queue.push(expired).expect("the one who left makes room");
-        let (reply, _waits) = oneshot::channel();
-        let mut alive = job(Priority::Normal, "alive");
-        alive.reply = reply;
-        queue.push(alive).expect("so does the one that expired");
+        let _alive = push(&queue, Priority::Normal, &["alive"]);
         assert!(matches!(
             outcome.blocking_recv(),
             Ok(Err(EngineError::DeadlineExceeded))
         ));
+        assert_eq!(drain(&queue), ["alive"]);
     }
 
     #[test]
     fn the_bound_is_the_expected_wait() {
         let queue = queue(1000);
-        queue.record(Duration::from_millis(500));
-        let taken = (0..100)
-            .take_while(|_| queue.push(job(Priority::Normal, "a")).is_ok())
-            .count();
-        // Two instances, half a second a job: ten waiting jobs are two and a half seconds of work.
-        assert_eq!(taken, 10);
+        let (one, _reply) = job(Priority::Normal, "a");
+        let waiting = Waiting {
+            job: one,
+            since: Instant::now(),
+            charged: Duration::ZERO,
+        };
+        for _ in 0..4 {
+            queue.settle(&waiting.charge(), Duration::from_millis(500));
+        }
+        let fill = || {
+            (0..100)
+                .map(|_| job(Priority::Normal, "a"))
+                .map_while(|(job, reply)| queue.push(job).is_ok().then_some(reply))
+                .collect::<Vec<Reply>>()
+        };
+        // Two threads, half a second a job: nine waiting jobs are more than two seconds of work.
+        let _first = fill();
+        assert_eq!(queue.len(), 9);
+        // What counts is how fast they leave, once that is known.
+        for _ in 0..4 {
+            queue.state().pace.add(Duration::from_millis(100));
+        }
+        let _more = fill();
+        assert_eq!(queue.len(), 21);
     }
 
     #[test]
     fn a_closed_queue_gives_what_it_has_and_takes_nothing() {
         let queue = queue(10);
-        queue.push(job(Priority::Normal, "a")).expect("room");
+        let _replies = push(&queue, Priority::Normal, &["a"]);
         queue.close();
-        assert!(matches!(
-            queue.push(job(Priority::Normal, "b")),
-            Err(EngineError::Stopped)
-        ));
-        assert!(queue.wait());
-        assert!(queue.pop().is_some());
-        assert!(!queue.wait());
+        let (late, _reply) = job(Priority::Normal, "b");
+        assert!(matches!(queue.push(late), Err(EngineError::Stopped)));
+        assert!(queue.take().is_some());
+        assert!(queue.take().is_none());
     }
 }

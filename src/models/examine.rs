@@ -78,12 +78,24 @@ impl Opened {
         limits: &DecodeLimits,
         k: usize,
     ) -> Result<Vec<(usize, f32)>, ClassesError> {
+        self.top_classes_on(&*self.session, bytes, limits, k)
+    }
+
+    /// [`Self::top_classes`] on another session of the same graph.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn top_classes_on(
+        &self,
+        session: &dyn Session,
+        bytes: &[u8],
+        limits: &DecodeLimits,
+        k: usize,
+    ) -> Result<Vec<(usize, f32)>, ClassesError> {
         let header = vision::read_header(bytes, limits)?;
         let picture = self.preprocessor.decode_for(bytes, &header)?;
         let tensor = self.preprocessor.tensor(&picture);
-        let raw = self
-            .session
-            .run(&self.input.name, &tensor, &self.output_name)?;
+        let raw = session.run(&self.input.name, &tensor, &self.output_name)?;
         let scores = vision::scores(raw.data(), 0..raw.data().len(), &self.output);
         Ok(vision::top_k(&scores, k))
     }
@@ -136,6 +148,20 @@ pub(super) fn examine(
     }
     .all(is_open);
     Examination { checks, opened }
+}
+
+/// How the candidate's session is opened.
+pub(super) fn open_options(candidate: &Candidate, options: &ExamineOptions) -> OpenOptions {
+    let manifest = &candidate.manifest;
+    let side = |n: u32| usize::try_from(n).unwrap_or(usize::MAX);
+    // Where neither the graph nor the manifest has a size, the default of the manifest holds.
+    let [height, width] = manifest.input.size.unwrap_or([224, 224]);
+    OpenOptions {
+        threads: manifest.serving.threads.unwrap_or(options.threads),
+        spinning: false,
+        picture_size: Some((side(height), side(width))),
+        execution_providers: options.execution_providers.clone(),
+    }
 }
 
 /// A step's value and what was found, or why it did not hold.
@@ -191,15 +217,7 @@ impl Steps<'_> {
     }
 
     fn open(&self) -> Result<(Arc<dyn Session>, String), String> {
-        let manifest = &self.candidate.manifest;
-        let side = |n: u32| usize::try_from(n).unwrap_or(usize::MAX);
-        // Where neither the graph nor the manifest has a size, the default of the manifest holds.
-        let [height, width] = manifest.input.size.unwrap_or([224, 224]);
-        let options = OpenOptions {
-            threads: manifest.serving.threads.unwrap_or(self.options.threads),
-            picture_size: Some((side(height), side(width))),
-            execution_providers: self.options.execution_providers.clone(),
-        };
+        let options = open_options(self.candidate, self.options);
         match self.backend.open(&self.candidate.graph, &options) {
             Ok(session) => {
                 let facts = &self.candidate.facts;
@@ -440,7 +458,7 @@ fn element_of(what: &str, info: &TensorInfo) -> Result<ElementType, String> {
 }
 
 /// A picture of every gray level: unlike a constant one it makes a graph's scores differ.
-fn ramp(width: u32, height: u32) -> Result<Picture, String> {
+pub(super) fn ramp(width: u32, height: u32) -> Result<Picture, String> {
     let count = u64::from(width) * u64::from(height);
     let pixels = (0..count)
         .flat_map(|at| [u8::try_from(at * 256 / count.max(1)).unwrap_or(u8::MAX); 3])

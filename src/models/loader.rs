@@ -7,9 +7,10 @@ use super::catalog::VersionState;
 use super::examine::{self, Check, Examination, ExamineOptions, Opened};
 use super::loaded::LoadedVersion;
 use super::trial::Trial;
-use crate::backend::Backend;
-use crate::domain::manifest::BackendChoice;
-use crate::engine::{RunPermits, Scheduler, SchedulerConfig};
+use super::widen;
+use crate::backend::{Backend, OpenOptions, Session};
+use crate::domain::manifest::{BackendChoice, ServingSection};
+use crate::engine::{BatchConfig, RunPermits, Scheduler, SchedulerConfig};
 use crate::model_store::Candidate;
 use crate::vision::DecodeLimits;
 
@@ -165,14 +166,36 @@ impl Loader {
         backend: &dyn Backend,
         opened: &dyn Fn(),
     ) -> Examination {
-        let options = ExamineOptions {
+        examine::examine(candidate, backend, &self.examine_options(), opened)
+    }
+
+    fn examine_options(&self) -> ExamineOptions {
+        ExamineOptions {
             execution_providers: self.config.execution_providers.clone(),
             threads: 1,
             limits: DecodeLimits {
                 max_pixels: self.config.max_image_pixels,
             },
+        }
+    }
+
+    /// Opens a second session of a version that was examined, whose runs use all the cores, for a caller that has the
+    /// process to itself. `None` where the version has no use for one: its manifest says how many threads a run has or
+    /// asks for batches, there is one core, the model is large or quick, or it does not run on ONNX Runtime's CPU.
+    #[must_use]
+    pub fn widen(&self, candidate: &Candidate, opened: &Opened) -> Option<Arc<dyn Session>> {
+        let serving = &candidate.manifest.serving;
+        let backend = self.backends.ort.as_ref().ok()?;
+        if self.config.cores < 2 || serving.threads.is_some() || batch(serving, opened, 1).is_some()
+        {
+            return None;
+        }
+        let options = OpenOptions {
+            threads: self.config.cores,
+            spinning: true,
+            ..examine::open_options(candidate, &self.examine_options())
         };
-        examine::examine(candidate, backend, &options, opened)
+        widen::open(candidate, &**backend, &options, opened)
     }
 
     /// Loads a candidate so that it can answer. Where there is a trial, what may crash or hang a runtime does so in a
@@ -194,16 +217,29 @@ impl Loader {
         let testing = || progress(VersionState::Testing, None);
         let (opened, checks) = self.examine_step_by_step(candidate, &testing)?;
         let serving = &candidate.manifest.serving;
-        let instances = serving.instances.unwrap_or(self.config.cores).max(1);
+        let wide = self.widen(candidate, &opened);
+        let batch = batch(serving, &opened, self.config.cores);
         let config = SchedulerConfig {
             name: format!("{}/{}", candidate.model, candidate.number),
-            instances,
+            // A session beside the CPU runs one batch at a time; a second instance would only take smaller ones.
+            instances: serving.instances.unwrap_or(if is_on_cpu(&opened) {
+                self.config.cores
+            } else {
+                1
+            }),
             max_queue: serving.max_queue.unwrap_or(DEFAULT_MAX_QUEUE),
             max_wait: self.config.max_queue_wait,
             input: opened.input.name.clone(),
             output: opened.output_name.clone(),
+            threads: if is_off_cpu(&opened) {
+                0
+            } else {
+                serving.threads.unwrap_or(1)
+            },
+            batch,
         };
-        let scheduler = Scheduler::start(&opened.session, &self.permits, &config)
+        let started = Scheduler::start(&opened.session, wide.as_ref(), &self.permits, &config);
+        let scheduler = started
             .map_err(|e| LoadError::with(format!("the system gives no threads: {e}"), checks))?;
         Ok(LoadedVersion {
             model: candidate.model.clone(),
@@ -228,6 +264,38 @@ impl Loader {
 
 /// Jobs that may wait before a version unless its manifest says otherwise; the expected wait binds long before.
 const DEFAULT_MAX_QUEUE: usize = 4096;
+
+/// The pictures of a run beside the processor, unless the manifest says otherwise. On the processor batches gain
+/// nothing.
+const DEFAULT_OFF_CPU_BATCH: usize = 8;
+
+fn is_on_cpu(opened: &Opened) -> bool {
+    opened.session.providers().iter().all(|name| name == "cpu")
+}
+
+/// Whether the runs leave the processor's cores to others.
+fn is_off_cpu(opened: &Opened) -> bool {
+    let first = opened.session.providers().first();
+    first.is_some_and(|name| name == "cuda" || name == "tensorrt")
+}
+
+/// How batches are made; `None` where each instance does a picture from end to end: on the CPU without batches.
+fn batch(serving: &ServingSection, opened: &Opened, cores: usize) -> Option<BatchConfig> {
+    let default = if is_on_cpu(opened) {
+        1
+    } else {
+        DEFAULT_OFF_CPU_BATCH
+    };
+    let most = match opened.input.shape.first() {
+        Some(Some(1)) => 1,
+        _ => serving.max_batch_size.unwrap_or(default),
+    };
+    (most > 1 || is_off_cpu(opened)).then(|| BatchConfig {
+        most,
+        delay: Duration::from_millis(serving.max_queue_delay_ms.unwrap_or(0)),
+        preparers: cores,
+    })
+}
 
 fn conclude(examination: Examination) -> Result<(Opened, Vec<Check>), LoadError> {
     let reason = examination.failure().map(|check| check.detail.clone());

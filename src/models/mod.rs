@@ -11,6 +11,7 @@ mod loader;
 mod manager;
 mod plan;
 mod trial;
+mod widen;
 
 pub use catalog::{Catalog, CatalogHandle, ModelEntry, Pending, VersionEntry, VersionState};
 pub use examine::{Check, ClassesError, Examination, Opened};

@@ -46,6 +46,7 @@ fn backends() -> Vec<Box<dyn Backend>> {
 fn options(size: usize) -> OpenOptions {
     OpenOptions {
         threads: 1,
+        spinning: false,
         picture_size: Some((size, size)),
         execution_providers: vec![],
     }

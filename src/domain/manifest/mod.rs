@@ -135,6 +135,8 @@ pub struct ServingSection {
     pub threads: Option<usize>,
     /// The most pictures of one run.
     pub max_batch_size: Option<usize>,
+    /// Milliseconds that a batch which is not full waits for more pictures.
+    pub max_queue_delay_ms: Option<u64>,
     /// The most jobs that wait.
     pub max_queue: Option<usize>,
     /// Milliseconds from the arrival of a request to its answer.
@@ -253,6 +255,9 @@ fn refuse<T>(key: &'static str, reason: impl Into<String>) -> Result<T, Manifest
 /// The largest side of a tensor, in pixels: beyond it a manifest is a mistake, not a model.
 const MAX_SIDE: u32 = 8192;
 
+/// The longest that a batch may wait to fill, in milliseconds: every picture of it waits as long.
+const MAX_QUEUE_DELAY_MS: u64 = 10_000;
+
 impl Manifest {
     /// All of it that a version's execution depends on, in one canonical form: equal texts mean equal behaviour. What
     /// people read, and which versions are selected, is left out.
@@ -342,6 +347,15 @@ impl Manifest {
             .is_some_and(|scale| !scale.is_finite() || scale <= 0.0)
         {
             return refuse("output.scale", "must be a finite number above 0");
+        }
+        if serving
+            .max_queue_delay_ms
+            .is_some_and(|ms| ms > MAX_QUEUE_DELAY_MS)
+        {
+            return refuse(
+                "serving.max_queue_delay_ms",
+                format!("must be 0 to {MAX_QUEUE_DELAY_MS}"),
+            );
         }
         if serving.timeout_ms == Some(0) {
             return refuse("serving.timeout_ms", "must be at least 1");
@@ -453,6 +467,11 @@ mod tests {
             ("[input]\nfilter = 'area'", "bilinear"),
             ("[serving]\ninstances = 0", "serving.instances"),
             ("[serving]\ninstances = 65536", "serving.instances"),
+            (
+                "[serving]\nmax_queue_delay_ms = 10001",
+                "serving.max_queue_delay_ms",
+            ),
+            ("[serving]\nmax_queue_delay_ms = -1", "max_queue_delay_ms"),
             ("[output]\nscale = nan", "output.scale"),
             ("[input]\nresize_to = 'large'", "resize_to must be"),
             (
