@@ -26,6 +26,8 @@ pub struct OpenOptions {
     /// Execution providers in the order of preference, by ONNX Runtime's short names
     /// (`tensorrt`, `cuda`, `openvino`, `cpu`). Only `ort` has providers; the last resort is always the CPU.
     pub execution_providers: Vec<String>,
+    /// The files of external data: as the graph names them, and where they are.
+    pub external: Vec<(String, PathBuf)>,
 }
 
 /// One input or output of a graph.

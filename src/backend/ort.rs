@@ -111,6 +111,16 @@ impl OrtBackend {
         path: &Path,
         options: &OpenOptions,
     ) -> Result<(OrtGraph, Vec<String>), ort::Error> {
+        // Left to itself the runtime maps these files for as long as the session lives: whoever then copies a new
+        // version over them changes the weights under a running graph, and ends the process where the file gets shorter.
+        let read =
+            |(name, path): &(String, PathBuf)| Ok((name.clone(), std::fs::read(path)?.into()));
+        let external: Vec<(String, Arc<[u8]>)> = options
+            .external
+            .iter()
+            .map(read)
+            .collect::<std::io::Result<_>>()
+            .map_err(|error| ort::Error::new(format!("external data: {error}")))?;
         let mut wanted = wanted_providers(&options.execution_providers);
         let mut failed = Vec::new();
         loop {
@@ -122,6 +132,10 @@ impl OrtBackend {
                     false
                 }
             });
+            for (name, content) in &external {
+                builder =
+                    builder.with_external_initializer_file_in_memory(name, Arc::clone(content))?;
+            }
             match builder.commit_from_file(path) {
                 Ok(graph) => {
                     self.say_failed(&failed);

@@ -154,6 +154,13 @@ impl Candidate {
         self.files.iter().map(|(_, id)| id.size).sum()
     }
 
+    /// The files of external data: as the graph names them, and where they are.
+    pub fn external(&self) -> impl Iterator<Item = (String, PathBuf)> {
+        let dir = self.graph.parent().unwrap_or(&self.graph);
+        let locations = self.facts.external.iter().map(|file| &file.location);
+        locations.map(move |location| (location.clone(), dir.join(location)))
+    }
+
     /// The folder in which `<model>/<version>/model.onnx` is this candidate's graph.
     #[must_use]
     pub fn root(&self) -> &Path {

@@ -161,6 +161,7 @@ pub(super) fn open_options(candidate: &Candidate, options: &ExamineOptions) -> O
         spinning: false,
         picture_size: Some((side(height), side(width))),
         execution_providers: options.execution_providers.clone(),
+        external: candidate.external().collect(),
     }
 }
 

@@ -49,6 +49,7 @@ fn options(size: usize) -> OpenOptions {
         spinning: false,
         picture_size: Some((size, size)),
         execution_providers: vec![],
+        external: vec![],
     }
 }
 

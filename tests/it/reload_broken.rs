@@ -174,3 +174,33 @@ async fn a_failed_load_is_tried_again() {
         .await;
     assert!(waiting.elapsed() < Duration::from_secs(50));
 }
+
+/// What a plain `cp` over the files does first: it makes them empty, while their version serves.
+#[tokio::test]
+async fn files_overwritten_in_place_do_not_change_what_serves() {
+    for backend in ["ort", "tract"] {
+        let store = TestStore::tiny(&["rgb-external"]);
+        let manifest = read(store.path().join("rgb-external/model.toml"));
+        let manifest = String::from_utf8(manifest).expect("text");
+        let manifest = format!("{manifest}\n[serving]\nbackend = \"{backend}\"\n");
+        store.write("rgb-external/model.toml", manifest);
+        let settings = ["cache.max_bytes=0"];
+        let gateway = TestGateway::start(store.path(), &settings).await;
+        let red = read(data("images/red.png"));
+        let ask = async || {
+            let route = "/v1/models/rgb-external/classify";
+            let answer = gateway.raw(route, "image/png", red.clone()).await;
+            answer.assert_ok()["confidence"].clone()
+        };
+        let before = ask().await;
+        for file in ["weights.bin", "model.onnx"] {
+            std::fs::File::create(store.path().join("rgb-external/1").join(file)).expect("emptied");
+            assert_eq!(ask().await, before, "{backend}");
+        }
+        let view = gateway.until("rgb-external", |view| {
+            only(view)["pending"]["state"] == "waiting"
+        });
+        assert_eq!(only(&view.await)["backend"], backend);
+        assert_eq!(ask().await, before, "{backend}");
+    }
+}
