@@ -13,14 +13,14 @@
 use std::ops::Range;
 
 use super::kernels::{
-    LANES, Lane8, Lane32, PRECISION, Taps, add_columns, add_line, finish_columns, finish_line,
-    interleave_gray, interleave_rgb,
+    EMPTY, LANES, Lane8, Lane32, PRECISION, RGB_ROWS, Taps, add_columns, add_rows, interleave_gray,
+    interleave_rgb, row_of_gray, row_of_rgb,
 };
 use super::picture::Picture;
 use crate::domain::picture::Filter;
 
-/// Source columns that are laid side by side at a time: 128 KiB.
-const BLOCK: usize = 8192;
+/// Source columns that are laid side by side at a time: 96 KiB.
+const BLOCK: usize = 4096;
 /// Weights that are kept at a time for the columns (4 MiB), unless one column alone has more.
 const KEPT_WEIGHTS: usize = 1 << 20;
 
@@ -77,8 +77,8 @@ pub(super) fn resize(
         let offset = (from - window.columns.start) * channels;
         let pitch = window.columns.len() * channels;
         match (channels, rows_first) {
-            (3, false) => strip.columns_first::<3, 4>(&mut out, offset, pitch),
-            (3, true) => strip.rows_first::<3, 4>(&mut out, offset, pitch),
+            (3, false) => strip.columns_first::<3, RGB_ROWS>(&mut out, offset, pitch),
+            (3, true) => strip.rows_first::<3, RGB_ROWS>(&mut out, offset, pitch),
             (_, false) => strip.columns_first::<1, LANES>(&mut out, offset, pitch),
             (_, true) => strip.rows_first::<1, LANES>(&mut out, offset, pitch),
         }
@@ -271,17 +271,19 @@ impl Strip<'_> {
             };
             self.horizontal::<C, BAND>(line, &mut bands);
             for (row, line) in lines.chunks_exact_mut(pitch_between).enumerate() {
-                bands.read::<C, BAND>(row, line);
+                bands.read::<C>(row, line);
             }
         }
-        let mut sums = vec![0; pitch_between];
         for (index, taps) in taps.iter().enumerate() {
-            let lines = between[(taps.first - top) * pitch_between..].chunks_exact(pitch_between);
-            for (line, &weight) in lines.zip(&weights[taps.weights..][..taps.len]) {
-                add_line(line, weight, &mut sums);
-            }
+            let lines = &between[(taps.first - top) * pitch_between..];
+            let weights = &weights[taps.weights..][..taps.len];
             let at = index * pitch + offset;
-            finish_line(&mut sums, &mut out[at..at + pitch_between]);
+            add_rows(
+                lines,
+                pitch_between,
+                weights,
+                &mut out[at..at + pitch_between],
+            );
         }
     }
 
@@ -295,28 +297,25 @@ impl Strip<'_> {
         let (begin, end) = self.source_columns();
         let columns = self.taps.len();
         let mut bands = Bands::new(columns, end - begin);
-        let mut line_sums = vec![0; (end - begin) * C];
-        let mut lines = vec![0; line_sums.len() * BAND];
+        let pitch_lines = (end - begin) * C;
+        let mut lines = vec![0; pitch_lines * BAND];
         let mut weights = Vec::new();
         let pitch_in = self.picture.width() as usize * C;
         for top in self.rows.clone().step_by(BAND) {
             let rows = top..(top + BAND).min(self.rows.end);
-            for (line, output) in lines.chunks_exact_mut(line_sums.len()).zip(rows.clone()) {
+            for (line, output) in lines.chunks_exact_mut(pitch_lines).zip(rows.clone()) {
                 weights.clear();
                 let taps = self.vertical.push_taps(output, &mut weights);
-                for (row, &weight) in (taps.first..).zip(&weights) {
-                    let source = &self.picture.pixels()[row * pitch_in..][begin * C..end * C];
-                    add_line(source, weight, &mut line_sums);
-                }
-                finish_line(&mut line_sums, line);
+                let source = &self.picture.pixels()[taps.first * pitch_in + begin * C..];
+                add_rows(source, pitch_in, &weights, line);
             }
             let line = |index: usize, from: usize, to: usize| {
-                &lines[index * (end - begin) * C..][(from - begin) * C..(to - begin) * C]
+                &lines[index * pitch_lines..][(from - begin) * C..(to - begin) * C]
             };
             self.horizontal::<C, BAND>(line, &mut bands);
             for (index, output) in rows.enumerate() {
                 let at = (output - self.rows.start) * pitch + offset;
-                bands.read::<C, BAND>(index, &mut out[at..at + columns * C]);
+                bands.read::<C>(index, &mut out[at..at + columns * C]);
             }
         }
     }
@@ -342,12 +341,12 @@ impl Strip<'_> {
             if C == 3 {
                 interleave_rgb(std::array::from_fn(|index| line(index, from, to)), part);
             } else {
-                interleave_gray(std::array::from_fn(|index| line(index, from, to)), part);
+                interleave_gray(&std::array::from_fn(|index| line(index, from, to)), part);
             }
-            add_columns(part, from, &self.taps, &self.weights, &mut bands.sums);
+            let taps = (self.taps.as_slice(), self.weights.as_slice());
+            add_columns(part, from, taps, &mut bands.sums, &mut bands.out);
             from = to;
         }
-        finish_columns(&mut bands.sums, &mut bands.out);
     }
 }
 
@@ -355,7 +354,7 @@ impl Strip<'_> {
 struct Bands {
     /// Source columns laid side by side.
     block: Vec<Lane8>,
-    /// A sum for each output column.
+    /// The sums of the output columns whose taps are in more than one block.
     sums: Vec<Lane32>,
     /// The output columns, rounded.
     out: Vec<Lane8>,
@@ -365,16 +364,17 @@ impl Bands {
     fn new(columns: usize, source_columns: usize) -> Self {
         Self {
             block: vec![[0; LANES]; BLOCK.min(source_columns)],
-            sums: vec![[0; LANES]; columns],
+            sums: vec![EMPTY; columns],
             out: vec![[0; LANES]; columns],
         }
     }
 
     /// Copies one row of the finished band out.
-    fn read<const C: usize, const BAND: usize>(&self, row: usize, line: &mut [u8]) {
-        let first = row * (LANES / BAND);
-        for (pixel, lanes) in line.as_chunks_mut::<C>().0.iter_mut().zip(&self.out) {
-            pixel.copy_from_slice(&lanes[first..first + C]);
+    fn read<const C: usize>(&self, row: usize, line: &mut [u8]) {
+        if C == 3 {
+            row_of_rgb(&self.out, row, line);
+        } else {
+            row_of_gray(&self.out, row, line);
         }
     }
 }
@@ -431,6 +431,85 @@ mod tests {
                 let a = resize(&gray, (w, h), &whole(w, h), filter);
                 let b = resize(&rgb, (w, h), &whole(w, h), filter);
                 assert_eq!(a.iter().flat_map(|&p| [p; 3]).collect::<Vec<_>>(), b);
+            }
+        }
+    }
+
+    /// `resize` written down plainly, for the whole picture.
+    fn plainly(picture: &Picture, (width, height): (usize, usize), filter: Filter) -> Vec<u8> {
+        let c = usize::from(picture.channels());
+        // A pixel `i` along the axis of line `l` is pixel `i * from[0] + l * from[1]`.
+        let pass = |pixels: &[u8], lines: usize, axis: Axis, from: [usize; 2], to: [usize; 2]| {
+            let (taps, weights) = axis.taps(0..axis.target);
+            let mut out = vec![0; axis.target * lines * c];
+            for (line, (output, taps)) in
+                (0..lines).flat_map(|line| taps.iter().enumerate().map(move |tap| (line, tap)))
+            {
+                for channel in 0..c {
+                    let product = |tap: usize| {
+                        let at = (taps.first + tap) * from[0] + line * from[1];
+                        let weight = weights[taps.weights + tap];
+                        i64::from(pixels[at * c + channel]) * i64::from(weight)
+                    };
+                    let sum: i64 = (0..taps.len).map(product).sum();
+                    let at = output * to[0] + line * to[1];
+                    out[at * c + channel] = ((sum + (1 << 21)) >> 22).clamp(0, 255) as u8;
+                }
+            }
+            out
+        };
+        let source = (picture.width() as usize, picture.height() as usize);
+        let across = Axis {
+            source: source.0,
+            target: width,
+            filter,
+        };
+        let down = Axis {
+            source: source.1,
+            target: height,
+            filter,
+        };
+        let lost = source.1.saturating_sub(height);
+        if lost > 0 && lost + 2 * width > 2 * source.0 {
+            let between = pass(
+                picture.pixels(),
+                source.0,
+                down,
+                [source.0, 1],
+                [source.0, 1],
+            );
+            pass(&between, height, across, [1, source.0], [1, width])
+        } else {
+            let between = pass(
+                picture.pixels(),
+                source.1,
+                across,
+                [1, source.0],
+                [1, width],
+            );
+            pass(&between, width, down, [width, 1], [width, 1])
+        }
+    }
+
+    #[test]
+    fn rows_and_columns_in_any_number_are_what_the_sums_say() {
+        let sizes = [
+            ((10_000, 9), (7, 5)),
+            ((9000, 3), (8999, 2)),
+            ((61, 70), (33, 4)),
+            ((5, 27), (40, 25)),
+            ((97, 17), (23, 30)),
+        ];
+        for (source, target) in sizes {
+            for channels in [1, 3] {
+                let picture = gradient(source.0, source.1, channels);
+                for filter in [Filter::Bilinear, Filter::Lanczos] {
+                    assert_eq!(
+                        resize(&picture, target, &whole(target.0, target.1), filter),
+                        plainly(&picture, target, filter),
+                        "{source:?} {target:?} {channels} {filter:?}"
+                    );
+                }
             }
         }
     }
