@@ -15,6 +15,7 @@ mod png;
 mod postprocess;
 mod preprocess;
 mod resample;
+mod spare;
 mod tiff;
 mod webp;
 

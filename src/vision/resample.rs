@@ -17,6 +17,7 @@ use super::kernels::{
     interleave_rgb, row_of_gray, row_of_rgb,
 };
 use super::picture::Picture;
+use super::spare;
 use crate::domain::picture::Filter;
 
 /// Source columns that are laid side by side at a time: 96 KiB.
@@ -48,7 +49,8 @@ pub(super) fn resize(
     if filter == Filter::Nearest {
         return nearest(picture, (width, height), window);
     }
-    let mut out = vec![0; window.rows.len() * window.columns.len() * channels];
+    // Every byte is written: the strips cover the window.
+    let mut out = spare::take(window.rows.len() * window.columns.len() * channels);
     let horizontal = Axis {
         source: source.0,
         target: width,
@@ -262,7 +264,7 @@ impl Strip<'_> {
         let mut bands = Bands::new(columns, end - begin);
         let pitch_in = self.picture.width() as usize * C;
         let pitch_between = columns * C;
-        let mut between = vec![0; (bottom - top) * pitch_between];
+        let mut between = spare::take((bottom - top) * pitch_between);
         for (index, lines) in between.chunks_mut(BAND * pitch_between).enumerate() {
             let line = |row: usize, from: usize, to: usize| {
                 // A band may reach past the last row; what it gives there is not kept.
@@ -285,6 +287,7 @@ impl Strip<'_> {
                 &mut out[at..at + pitch_between],
             );
         }
+        spare::give_back(between);
     }
 
     /// The vertical pass, then the horizontal one, a band of `BAND` output rows at a time.

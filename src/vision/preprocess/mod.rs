@@ -15,7 +15,7 @@ use self::geometry::{Placement, resized};
 use self::values::Tables;
 use super::jpeg::Shrink;
 use super::resample::{Window, resize};
-use super::{Header, Picture, VisionError, decode_scaled};
+use super::{Header, Picture, VisionError, decode_scaled, spare};
 use crate::domain::picture::{Color, Layout, PictureSpec, Resize};
 use crate::domain::tensor::{Tensor, TensorData};
 
@@ -115,6 +115,7 @@ impl Preprocessor {
     pub fn tensor(&self, picture: &Picture) -> Tensor {
         let pixels = self.pixels(picture);
         let data = self.tables.look_up(&pixels, self.spec.layout);
+        spare::give_back(pixels);
         Tensor::new(self.shape(), data).unwrap_or_else(|_| self.zeros())
     }
 
