@@ -91,6 +91,10 @@ pub(super) fn decode(
     }
     let scale = scaling(header, shrink);
     decoder.set_scaling_factor(scale).map_err(|e| broken(&e))?;
+    // Where the last levels do not matter, colours are repeated rather than blended; a picture that is shrunk
+    // by the library has none to blend.
+    let fast = shrink != Shrink::None;
+    decoder.set_fast_upsample(fast).map_err(|e| broken(&e))?;
     let width = scale.scale(usize::from(frame.width));
     let height = scale.scale(usize::from(frame.height));
     let format = match frame.components {
