@@ -18,6 +18,7 @@ mod resample;
 mod spare;
 mod tiff;
 mod webp;
+mod weights;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 

@@ -1,6 +1,6 @@
 //! Pillow's resize, bit for bit: `Resample.c` for 8-bit pixels, `Geometry.c`'s affine for nearest.
 //!
-//! Called by `preprocess`. Only the window that is asked for is computed: weights for its columns and
+//! Called by `preprocess`. Only the window that is asked for is computed: `weights` for its columns and
 //! rows, and the horizontal pass over the source rows that the vertical pass needs.
 #![expect(
     clippy::indexing_slicing,
@@ -13,17 +13,16 @@
 use std::ops::Range;
 
 use super::kernels::{
-    EMPTY, LANES, Lane8, Lane32, PRECISION, RGB_ROWS, Taps, add_columns, add_rows, interleave_gray,
+    EMPTY, LANES, Lane8, Lane32, RGB_ROWS, Taps, add_columns, add_rows, interleave_gray,
     interleave_rgb, row_of_gray, row_of_rgb,
 };
 use super::picture::Picture;
 use super::spare;
+use super::weights::Axis;
 use crate::domain::picture::Filter;
 
 /// Source columns that are laid side by side at a time: 96 KiB.
 const BLOCK: usize = 4096;
-/// Weights that are kept at a time for the columns (4 MiB), unless one column alone has more.
-const KEPT_WEIGHTS: usize = 1 << 20;
 
 /// The part of the resized picture that is asked for, in its pixels.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -127,106 +126,6 @@ fn nearest(picture: &Picture, (width, height): (usize, usize), window: &Window) 
         }
     }
     out
-}
-
-/// One direction of a resize (`precompute_coeffs` and `normalize_coeffs_8bpc` of `Resample.c`).
-#[derive(Clone, Copy, Debug)]
-struct Axis {
-    source: usize,
-    target: usize,
-    filter: Filter,
-}
-
-impl Axis {
-    /// The taps of the outputs from `wanted.start` on, as many as fit the memory kept for weights.
-    fn taps(&self, wanted: Range<usize>) -> (Vec<Taps>, Vec<i32>) {
-        let mut taps = Vec::with_capacity(wanted.len());
-        let mut weights = Vec::new();
-        for output in wanted {
-            taps.push(self.push_taps(output, &mut weights));
-            if weights.len() >= KEPT_WEIGHTS {
-                break;
-            }
-        }
-        (taps, weights)
-    }
-
-    /// Computes the taps of one output and appends its weights.
-    fn push_taps(&self, output: usize, weights: &mut Vec<i32>) -> Taps {
-        let begin = weights.len();
-        if self.source == self.target {
-            weights.push(1 << PRECISION);
-            return Taps {
-                first: output,
-                len: 1,
-                weights: begin,
-            };
-        }
-        // Pillow keeps the box of the source in 32-bit floats.
-        let scale = f64::from(self.source as f32) / self.target as f64;
-        let widening = scale.max(1.0);
-        let support = support(self.filter) * widening;
-        let step = 1.0 / widening;
-        let center = (output as f64 + 0.5) * scale;
-        let first = (center - support + 0.5).max(0.0) as usize;
-        let last = ((center + support + 0.5) as usize).min(self.source);
-        let len = last.saturating_sub(first);
-        let weight = |x: usize| kernel(self.filter, ((x + first) as f64 - center + 0.5) * step);
-        let total: f64 = (0..len).map(weight).sum();
-        let one = f64::from(1_u32 << PRECISION);
-        weights.extend((0..len).map(|x| {
-            let share = if total == 0.0 {
-                weight(x)
-            } else {
-                weight(x) / total
-            };
-            (share * one + if share < 0.0 { -0.5 } else { 0.5 }) as i32
-        }));
-        Taps {
-            first,
-            len,
-            weights: begin,
-        }
-    }
-}
-
-/// How far a filter reaches, in source pixels when enlarging.
-fn support(filter: Filter) -> f64 {
-    match filter {
-        Filter::Nearest => 0.5,
-        Filter::Bilinear => 1.0,
-        Filter::Bicubic => 2.0,
-        Filter::Lanczos => 3.0,
-    }
-}
-
-/// The filters of `Resample.c`.
-fn kernel(filter: Filter, x: f64) -> f64 {
-    const A: f64 = -0.5;
-    match filter {
-        Filter::Nearest => f64::from(u8::from(x > -0.5 && x <= 0.5)),
-        Filter::Bilinear => (1.0 - x.abs()).max(0.0),
-        Filter::Bicubic => {
-            let x = x.abs();
-            if x < 1.0 {
-                ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0
-            } else if x < 2.0 {
-                (((x - 5.0) * x + 8.0) * x - 4.0) * A
-            } else {
-                0.0
-            }
-        }
-        Filter::Lanczos if (-3.0..3.0).contains(&x) => sinc(x) * sinc(x / 3.0),
-        Filter::Lanczos => 0.0,
-    }
-}
-
-fn sinc(x: f64) -> f64 {
-    if x == 0.0 {
-        return 1.0;
-    }
-    let x = x * std::f64::consts::PI;
-    x.sin() / x
 }
 
 /// A strip of output columns, all the rows of the window.
