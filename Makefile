@@ -25,8 +25,10 @@ check: tools
 format:
 	cargo fmt
 
-## Measure: the bare loop against HTTP, side by side in one run (needs LENSGATE_FIXTURES)
+## Measure: the picture path against the fastest crates, the bare loop against HTTP; each side by side in one run
+## (needs LENSGATE_FIXTURES)
 bench: tools
+	cargo bench --locked --bench picture
 	cargo bench --locked --bench throughput
 
 ## Fetch what the build and the gateway need

@@ -16,6 +16,7 @@
 #[path = "../tests/it/fixture/mod.rs"]
 #[expect(dead_code, reason = "the tests use more of it than a benchmark does")]
 mod fixture;
+mod photo;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -25,11 +26,10 @@ use std::time::{Duration, Instant};
 use fixture::gateway::TestGateway;
 use lensgate::backend::Session;
 use lensgate::config::Environment;
-use lensgate::domain::picture::{Color, Filter, Layout, PictureSpec, Resize};
-use lensgate::domain::tensor::ElementType;
 use lensgate::model_store::{Content, ModelStore as _};
 use lensgate::models::Opened;
 use lensgate::{app, vision};
+use photo::median;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -136,7 +136,7 @@ impl Bench {
             cores,
             opened,
             wide,
-            picture: jpeg(&photo, height, width),
+            picture: photo::jpeg(&photo, height, width),
             gateway,
             runtime,
             _store: store,
@@ -280,47 +280,4 @@ async fn answer(stream: &mut TcpStream) {
             return;
         }
     }
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
-/// The photo at another size, as a JPEG of usual quality.
-fn jpeg(photo: &[u8], height: u32, width: u32) -> Vec<u8> {
-    let limits = vision::DecodeLimits {
-        max_pixels: 50_000_000,
-    };
-    let header = vision::read_header(photo, &limits).expect("a header");
-    let picture = vision::decode(photo, &header).expect("a picture");
-    let spec = PictureSpec {
-        layout: Layout::Nhwc,
-        element: ElementType::Uint8,
-        height,
-        width,
-        color: Color::Rgb,
-        resize: Resize::Stretch { height, width },
-        center_crop: false,
-        filter: Filter::Bicubic,
-        scale: 1.0,
-        mean: vec![0.0; 3],
-        std: vec![1.0; 3],
-        fast_decode: false,
-    };
-    let pixels = vision::Preprocessor::new(&spec)
-        .expect("a spec")
-        .pixels(&picture);
-    let side = |n: u32| usize::try_from(n).expect("a side");
-    let image = turbojpeg::Image {
-        pixels: pixels.as_slice(),
-        width: side(width),
-        pitch: side(width) * 3,
-        height: side(height),
-        format: turbojpeg::PixelFormat::RGB,
-    };
-    turbojpeg::compress(image, 90, turbojpeg::Subsamp::Sub2x2)
-        .expect("a JPEG")
-        .to_vec()
 }

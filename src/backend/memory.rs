@@ -9,7 +9,8 @@ const LARGE_BLOCK: i32 = 4 << 20;
 
 /// Keeps the C allocator from hoarding. Left to itself, glibc raises the size from which blocks are mapped (and so given
 /// back) with every large block that is freed: bodies and pixels then stay in its arenas, up to several times
-/// `limits.max_inflight_bytes`. Smaller blocks are kept and reused, which spares the picture path its page faults.
+/// `limits.max_inflight_bytes`. Smaller blocks are kept and reused, which spares the picture path its page faults: for
+/// that the free end of each arena may be as large too, which would be 128 KiB where only the first is set.
 /// To be called before any other thread exists.
 #[cfg(target_env = "gnu")]
 #[expect(
@@ -17,9 +18,11 @@ const LARGE_BLOCK: i32 = 4 << 20;
     reason = "the C library has no other door to its allocator"
 )]
 pub fn settle() {
-    // SAFETY: `mallopt` takes two integers and is called before any other thread exists.
-    let settled = unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE_BLOCK) };
-    if settled == 0 {
+    let settled = [libc::M_MMAP_THRESHOLD, libc::M_TRIM_THRESHOLD].map(|name| {
+        // SAFETY: `mallopt` takes two integers and is called before any other thread exists.
+        unsafe { libc::mallopt(name, LARGE_BLOCK) }
+    });
+    if settled.contains(&0) {
         tracing::debug!("the allocator keeps its own thresholds");
     }
 }

@@ -9,6 +9,7 @@ use super::format::Format;
 use super::header::{Found, Header};
 use super::jpeg_markers::{Frame, MarkerError, read_frame, tidied, up_to_end};
 use super::picture::Picture;
+use super::spare;
 
 /// Whether a picture may be shrunk while it is decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,6 +91,10 @@ pub(super) fn decode(
     }
     let scale = scaling(header, shrink);
     decoder.set_scaling_factor(scale).map_err(|e| broken(&e))?;
+    // Where the last levels do not matter, colours are repeated rather than blended; a picture that is shrunk
+    // by the library has none to blend.
+    let fast = shrink != Shrink::None;
+    decoder.set_fast_upsample(fast).map_err(|e| broken(&e))?;
     let width = scale.scale(usize::from(frame.width));
     let height = scale.scale(usize::from(frame.height));
     let format = match frame.components {
@@ -98,8 +103,13 @@ pub(super) fn decode(
         _ => PixelFormat::CMYK,
     };
     let pitch = width * format.size();
-    let mut pixels = vec![0; pitch * height];
-    let mut run = |data: &[u8]| {
+    let mut pixels = spare::take(pitch * height);
+    let mut run = |data: &[u8], again: bool| {
+        let found = decoder.read_header(data)?.scaled(scale);
+        // The library writes each of its rows, unless it stumbles; what stood in memory is never shown.
+        if again || (found.width, found.height) != (width, height) {
+            pixels.fill(0);
+        }
         let output = Image {
             pixels: pixels.as_mut_slice(),
             width,
@@ -109,11 +119,13 @@ pub(super) fn decode(
         };
         decoder.decompress(data, output)
     };
-    if let Err(first) = run(bytes) {
+    if let Err(first) = run(bytes, false) {
         settle(bytes, &first, run)?;
     }
     if frame.components == 4 {
-        pixels = cmyk_to_rgb(&pixels);
+        let inks = std::mem::take(&mut pixels);
+        pixels = cmyk_to_rgb(&inks);
+        spare::give_back(inks);
     }
     let channels = if frame.components == 1 { 1 } else { 3 };
     let side = |n: usize| u32::try_from(n).unwrap_or(0);
@@ -125,7 +137,7 @@ pub(super) fn decode(
 fn settle(
     bytes: &[u8],
     first: &Error,
-    mut run: impl FnMut(&[u8]) -> Result<(), Error>,
+    mut run: impl FnMut(&[u8], bool) -> Result<(), Error>,
 ) -> Result<(), VisionError> {
     if !is_remark(first) {
         return Err(broken(first));
@@ -146,7 +158,7 @@ fn settle(
     if !has_end {
         whole.extend([0xFF, 0xD9]);
     }
-    match run(&whole) {
+    match run(&whole, true) {
         Ok(()) => Ok(()),
         Err(error) if !is_remark(&error) => Err(broken(&error)),
         Err(_) if has_end => Ok(()),

@@ -15,8 +15,10 @@ mod png;
 mod postprocess;
 mod preprocess;
 mod resample;
+mod spare;
 mod tiff;
 mod webp;
+mod weights;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 

@@ -7,6 +7,7 @@
 )]
 
 use super::exif::Orientation;
+use super::spare;
 
 /// Side of the squares in which rows and columns are exchanged, so that both stay in the cache.
 const SIDE: usize = 32;
@@ -98,7 +99,7 @@ impl Picture {
         );
         let source: &[[u8; C]] = pixels;
         let rows = self.height as usize;
-        let mut out = vec![0_u8; source.len() * C];
+        let mut out = spare::take(source.len() * C);
         let (turned, _) = out.as_chunks_mut::<C>();
         for top in (0..columns).step_by(SIDE) {
             for left in (0..rows).step_by(SIDE) {
@@ -117,6 +118,12 @@ impl Picture {
             channels: self.channels,
             pixels: out,
         }
+    }
+}
+
+impl Drop for Picture {
+    fn drop(&mut self) {
+        spare::give_back(std::mem::take(&mut self.pixels));
     }
 }
 

@@ -1,6 +1,6 @@
 //! Pillow's resize, bit for bit: `Resample.c` for 8-bit pixels, `Geometry.c`'s affine for nearest.
 //!
-//! Called by `preprocess`. Only the window that is asked for is computed: weights for its columns and
+//! Called by `preprocess`. Only the window that is asked for is computed: `weights` for its columns and
 //! rows, and the horizontal pass over the source rows that the vertical pass needs.
 #![expect(
     clippy::indexing_slicing,
@@ -13,16 +13,16 @@
 use std::ops::Range;
 
 use super::kernels::{
-    LANES, Lane8, Lane32, PRECISION, Taps, add_columns, add_line, finish_columns, finish_line,
-    interleave_gray, interleave_rgb,
+    EMPTY, LANES, Lane8, Lane32, RGB_ROWS, Taps, add_columns, add_rows, interleave_gray,
+    interleave_rgb, row_of_gray, row_of_rgb,
 };
 use super::picture::Picture;
+use super::spare;
+use super::weights::Axis;
 use crate::domain::picture::Filter;
 
-/// Source columns that are laid side by side at a time: 128 KiB.
-const BLOCK: usize = 8192;
-/// Weights that are kept at a time for the columns (4 MiB), unless one column alone has more.
-const KEPT_WEIGHTS: usize = 1 << 20;
+/// Source columns that are laid side by side at a time: 96 KiB.
+const BLOCK: usize = 4096;
 
 /// The part of the resized picture that is asked for, in its pixels.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,7 +48,8 @@ pub(super) fn resize(
     if filter == Filter::Nearest {
         return nearest(picture, (width, height), window);
     }
-    let mut out = vec![0; window.rows.len() * window.columns.len() * channels];
+    // Every byte is written: the strips cover the window.
+    let mut out = spare::take(window.rows.len() * window.columns.len() * channels);
     let horizontal = Axis {
         source: source.0,
         target: width,
@@ -77,8 +78,8 @@ pub(super) fn resize(
         let offset = (from - window.columns.start) * channels;
         let pitch = window.columns.len() * channels;
         match (channels, rows_first) {
-            (3, false) => strip.columns_first::<3, 4>(&mut out, offset, pitch),
-            (3, true) => strip.rows_first::<3, 4>(&mut out, offset, pitch),
+            (3, false) => strip.columns_first::<3, RGB_ROWS>(&mut out, offset, pitch),
+            (3, true) => strip.rows_first::<3, RGB_ROWS>(&mut out, offset, pitch),
             (_, false) => strip.columns_first::<1, LANES>(&mut out, offset, pitch),
             (_, true) => strip.rows_first::<1, LANES>(&mut out, offset, pitch),
         }
@@ -127,106 +128,6 @@ fn nearest(picture: &Picture, (width, height): (usize, usize), window: &Window) 
     out
 }
 
-/// One direction of a resize (`precompute_coeffs` and `normalize_coeffs_8bpc` of `Resample.c`).
-#[derive(Clone, Copy, Debug)]
-struct Axis {
-    source: usize,
-    target: usize,
-    filter: Filter,
-}
-
-impl Axis {
-    /// The taps of the outputs from `wanted.start` on, as many as fit the memory kept for weights.
-    fn taps(&self, wanted: Range<usize>) -> (Vec<Taps>, Vec<i32>) {
-        let mut taps = Vec::with_capacity(wanted.len());
-        let mut weights = Vec::new();
-        for output in wanted {
-            taps.push(self.push_taps(output, &mut weights));
-            if weights.len() >= KEPT_WEIGHTS {
-                break;
-            }
-        }
-        (taps, weights)
-    }
-
-    /// Computes the taps of one output and appends its weights.
-    fn push_taps(&self, output: usize, weights: &mut Vec<i32>) -> Taps {
-        let begin = weights.len();
-        if self.source == self.target {
-            weights.push(1 << PRECISION);
-            return Taps {
-                first: output,
-                len: 1,
-                weights: begin,
-            };
-        }
-        // Pillow keeps the box of the source in 32-bit floats.
-        let scale = f64::from(self.source as f32) / self.target as f64;
-        let widening = scale.max(1.0);
-        let support = support(self.filter) * widening;
-        let step = 1.0 / widening;
-        let center = (output as f64 + 0.5) * scale;
-        let first = (center - support + 0.5).max(0.0) as usize;
-        let last = ((center + support + 0.5) as usize).min(self.source);
-        let len = last.saturating_sub(first);
-        let weight = |x: usize| kernel(self.filter, ((x + first) as f64 - center + 0.5) * step);
-        let total: f64 = (0..len).map(weight).sum();
-        let one = f64::from(1_u32 << PRECISION);
-        weights.extend((0..len).map(|x| {
-            let share = if total == 0.0 {
-                weight(x)
-            } else {
-                weight(x) / total
-            };
-            (share * one + if share < 0.0 { -0.5 } else { 0.5 }) as i32
-        }));
-        Taps {
-            first,
-            len,
-            weights: begin,
-        }
-    }
-}
-
-/// How far a filter reaches, in source pixels when enlarging.
-fn support(filter: Filter) -> f64 {
-    match filter {
-        Filter::Nearest => 0.5,
-        Filter::Bilinear => 1.0,
-        Filter::Bicubic => 2.0,
-        Filter::Lanczos => 3.0,
-    }
-}
-
-/// The filters of `Resample.c`.
-fn kernel(filter: Filter, x: f64) -> f64 {
-    const A: f64 = -0.5;
-    match filter {
-        Filter::Nearest => f64::from(u8::from(x > -0.5 && x <= 0.5)),
-        Filter::Bilinear => (1.0 - x.abs()).max(0.0),
-        Filter::Bicubic => {
-            let x = x.abs();
-            if x < 1.0 {
-                ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0
-            } else if x < 2.0 {
-                (((x - 5.0) * x + 8.0) * x - 4.0) * A
-            } else {
-                0.0
-            }
-        }
-        Filter::Lanczos if (-3.0..3.0).contains(&x) => sinc(x) * sinc(x / 3.0),
-        Filter::Lanczos => 0.0,
-    }
-}
-
-fn sinc(x: f64) -> f64 {
-    if x == 0.0 {
-        return 1.0;
-    }
-    let x = x * std::f64::consts::PI;
-    x.sin() / x
-}
-
 /// A strip of output columns, all the rows of the window.
 struct Strip<'a> {
     picture: &'a Picture,
@@ -262,7 +163,7 @@ impl Strip<'_> {
         let mut bands = Bands::new(columns, end - begin);
         let pitch_in = self.picture.width() as usize * C;
         let pitch_between = columns * C;
-        let mut between = vec![0; (bottom - top) * pitch_between];
+        let mut between = spare::take((bottom - top) * pitch_between);
         for (index, lines) in between.chunks_mut(BAND * pitch_between).enumerate() {
             let line = |row: usize, from: usize, to: usize| {
                 // A band may reach past the last row; what it gives there is not kept.
@@ -271,18 +172,21 @@ impl Strip<'_> {
             };
             self.horizontal::<C, BAND>(line, &mut bands);
             for (row, line) in lines.chunks_exact_mut(pitch_between).enumerate() {
-                bands.read::<C, BAND>(row, line);
+                bands.read::<C>(row, line);
             }
         }
-        let mut sums = vec![0; pitch_between];
         for (index, taps) in taps.iter().enumerate() {
-            let lines = between[(taps.first - top) * pitch_between..].chunks_exact(pitch_between);
-            for (line, &weight) in lines.zip(&weights[taps.weights..][..taps.len]) {
-                add_line(line, weight, &mut sums);
-            }
+            let lines = &between[(taps.first - top) * pitch_between..];
+            let weights = &weights[taps.weights..][..taps.len];
             let at = index * pitch + offset;
-            finish_line(&mut sums, &mut out[at..at + pitch_between]);
+            add_rows(
+                lines,
+                pitch_between,
+                weights,
+                &mut out[at..at + pitch_between],
+            );
         }
+        spare::give_back(between);
     }
 
     /// The vertical pass, then the horizontal one, a band of `BAND` output rows at a time.
@@ -295,28 +199,25 @@ impl Strip<'_> {
         let (begin, end) = self.source_columns();
         let columns = self.taps.len();
         let mut bands = Bands::new(columns, end - begin);
-        let mut line_sums = vec![0; (end - begin) * C];
-        let mut lines = vec![0; line_sums.len() * BAND];
+        let pitch_lines = (end - begin) * C;
+        let mut lines = vec![0; pitch_lines * BAND];
         let mut weights = Vec::new();
         let pitch_in = self.picture.width() as usize * C;
         for top in self.rows.clone().step_by(BAND) {
             let rows = top..(top + BAND).min(self.rows.end);
-            for (line, output) in lines.chunks_exact_mut(line_sums.len()).zip(rows.clone()) {
+            for (line, output) in lines.chunks_exact_mut(pitch_lines).zip(rows.clone()) {
                 weights.clear();
                 let taps = self.vertical.push_taps(output, &mut weights);
-                for (row, &weight) in (taps.first..).zip(&weights) {
-                    let source = &self.picture.pixels()[row * pitch_in..][begin * C..end * C];
-                    add_line(source, weight, &mut line_sums);
-                }
-                finish_line(&mut line_sums, line);
+                let source = &self.picture.pixels()[taps.first * pitch_in + begin * C..];
+                add_rows(source, pitch_in, &weights, line);
             }
             let line = |index: usize, from: usize, to: usize| {
-                &lines[index * (end - begin) * C..][(from - begin) * C..(to - begin) * C]
+                &lines[index * pitch_lines..][(from - begin) * C..(to - begin) * C]
             };
             self.horizontal::<C, BAND>(line, &mut bands);
             for (index, output) in rows.enumerate() {
                 let at = (output - self.rows.start) * pitch + offset;
-                bands.read::<C, BAND>(index, &mut out[at..at + columns * C]);
+                bands.read::<C>(index, &mut out[at..at + columns * C]);
             }
         }
     }
@@ -342,12 +243,12 @@ impl Strip<'_> {
             if C == 3 {
                 interleave_rgb(std::array::from_fn(|index| line(index, from, to)), part);
             } else {
-                interleave_gray(std::array::from_fn(|index| line(index, from, to)), part);
+                interleave_gray(&std::array::from_fn(|index| line(index, from, to)), part);
             }
-            add_columns(part, from, &self.taps, &self.weights, &mut bands.sums);
+            let taps = (self.taps.as_slice(), self.weights.as_slice());
+            add_columns(part, from, taps, &mut bands.sums, &mut bands.out);
             from = to;
         }
-        finish_columns(&mut bands.sums, &mut bands.out);
     }
 }
 
@@ -355,7 +256,7 @@ impl Strip<'_> {
 struct Bands {
     /// Source columns laid side by side.
     block: Vec<Lane8>,
-    /// A sum for each output column.
+    /// The sums of the output columns whose taps are in more than one block.
     sums: Vec<Lane32>,
     /// The output columns, rounded.
     out: Vec<Lane8>,
@@ -365,16 +266,17 @@ impl Bands {
     fn new(columns: usize, source_columns: usize) -> Self {
         Self {
             block: vec![[0; LANES]; BLOCK.min(source_columns)],
-            sums: vec![[0; LANES]; columns],
+            sums: vec![EMPTY; columns],
             out: vec![[0; LANES]; columns],
         }
     }
 
     /// Copies one row of the finished band out.
-    fn read<const C: usize, const BAND: usize>(&self, row: usize, line: &mut [u8]) {
-        let first = row * (LANES / BAND);
-        for (pixel, lanes) in line.as_chunks_mut::<C>().0.iter_mut().zip(&self.out) {
-            pixel.copy_from_slice(&lanes[first..first + C]);
+    fn read<const C: usize>(&self, row: usize, line: &mut [u8]) {
+        if C == 3 {
+            row_of_rgb(&self.out, row, line);
+        } else {
+            row_of_gray(&self.out, row, line);
         }
     }
 }
@@ -431,6 +333,85 @@ mod tests {
                 let a = resize(&gray, (w, h), &whole(w, h), filter);
                 let b = resize(&rgb, (w, h), &whole(w, h), filter);
                 assert_eq!(a.iter().flat_map(|&p| [p; 3]).collect::<Vec<_>>(), b);
+            }
+        }
+    }
+
+    /// `resize` written down plainly, for the whole picture.
+    fn plainly(picture: &Picture, (width, height): (usize, usize), filter: Filter) -> Vec<u8> {
+        let c = usize::from(picture.channels());
+        // A pixel `i` along the axis of line `l` is pixel `i * from[0] + l * from[1]`.
+        let pass = |pixels: &[u8], lines: usize, axis: Axis, from: [usize; 2], to: [usize; 2]| {
+            let (taps, weights) = axis.taps(0..axis.target);
+            let mut out = vec![0; axis.target * lines * c];
+            for (line, (output, taps)) in
+                (0..lines).flat_map(|line| taps.iter().enumerate().map(move |tap| (line, tap)))
+            {
+                for channel in 0..c {
+                    let product = |tap: usize| {
+                        let at = (taps.first + tap) * from[0] + line * from[1];
+                        let weight = weights[taps.weights + tap];
+                        i64::from(pixels[at * c + channel]) * i64::from(weight)
+                    };
+                    let sum: i64 = (0..taps.len).map(product).sum();
+                    let at = output * to[0] + line * to[1];
+                    out[at * c + channel] = ((sum + (1 << 21)) >> 22).clamp(0, 255) as u8;
+                }
+            }
+            out
+        };
+        let source = (picture.width() as usize, picture.height() as usize);
+        let across = Axis {
+            source: source.0,
+            target: width,
+            filter,
+        };
+        let down = Axis {
+            source: source.1,
+            target: height,
+            filter,
+        };
+        let lost = source.1.saturating_sub(height);
+        if lost > 0 && lost + 2 * width > 2 * source.0 {
+            let between = pass(
+                picture.pixels(),
+                source.0,
+                down,
+                [source.0, 1],
+                [source.0, 1],
+            );
+            pass(&between, height, across, [1, source.0], [1, width])
+        } else {
+            let between = pass(
+                picture.pixels(),
+                source.1,
+                across,
+                [1, source.0],
+                [1, width],
+            );
+            pass(&between, width, down, [width, 1], [width, 1])
+        }
+    }
+
+    #[test]
+    fn rows_and_columns_in_any_number_are_what_the_sums_say() {
+        let sizes = [
+            ((10_000, 9), (7, 5)),
+            ((9000, 3), (8999, 2)),
+            ((61, 70), (33, 4)),
+            ((5, 27), (40, 25)),
+            ((97, 17), (23, 30)),
+        ];
+        for (source, target) in sizes {
+            for channels in [1, 3] {
+                let picture = gradient(source.0, source.1, channels);
+                for filter in [Filter::Bilinear, Filter::Lanczos] {
+                    assert_eq!(
+                        resize(&picture, target, &whole(target.0, target.1), filter),
+                        plainly(&picture, target, filter),
+                        "{source:?} {target:?} {channels} {filter:?}"
+                    );
+                }
             }
         }
     }

@@ -249,13 +249,44 @@ fn fast_decode_stays_close_and_keeps_the_size() {
     let whole = exact.decode_for(&bytes, &header).expect("a picture");
     let (a, b) = (exact.pixels(&whole), fast.pixels(&shrunk));
     assert_eq!(a.len(), b.len());
-    let sum: u32 = a
-        .iter()
-        .zip(&b)
-        .map(|(x, y)| u32::from(x.abs_diff(*y)))
-        .sum();
+    let sum = difference(&a, &b);
     assert!(
         sum < 20 * u32::try_from(a.len()).expect("small"),
         "mean difference too large: {sum}"
     );
+}
+
+#[test]
+fn fast_decode_repeats_colours_where_it_cannot_shrink() {
+    let Some(fixtures) = crate::fixture::fixtures() else {
+        return;
+    };
+    let bytes = crate::fixture::read(fixtures.join("images/cat_meow.jpg"));
+    let header = read_header(&bytes, &LIMITS).expect("a header");
+    let mut spec = picture_spec(&serde_json::json!({
+        "kind": "shorter-side", "a": 600, "b": 0, "height": 588, "width": 588,
+        "filter": "bilinear", "color": "rgb"
+    }));
+    for (to, crop) in [(600, 588), (256, 224)] {
+        spec.resize = Resize::ShorterSide { to };
+        (spec.height, spec.width) = (crop, crop);
+        let [a, b] = [false, true].map(|fast_decode| {
+            spec.fast_decode = fast_decode;
+            let preprocessor = Preprocessor::new(&spec).expect("a valid spec");
+            let picture = preprocessor.decode_for(&bytes, &header).expect("a picture");
+            preprocessor.pixels(&picture)
+        });
+        let worst = a.iter().zip(&b).map(|(x, y)| x.abs_diff(*y)).max();
+        let len = u32::try_from(a.len()).expect("small");
+        let sum = difference(&a, &b);
+        assert!(sum > 0 && sum < len, "{to}: a level on average, {sum}");
+        assert!(worst < Some(16), "{to}: {worst:?}");
+    }
+}
+
+/// How far two pictures are apart, all bytes together.
+fn difference(a: &[u8], b: &[u8]) -> u32 {
+    assert_eq!(a.len(), b.len());
+    let bytes = a.iter().zip(b);
+    bytes.map(|(x, y)| u32::from(x.abs_diff(*y))).sum()
 }

@@ -6,15 +6,18 @@
     reason = "pixel loops over lengths computed here"
 )]
 
+mod geometry;
+mod values;
+
 use std::borrow::Cow;
 
-use half::f16;
-
+use self::geometry::{Placement, resized};
+use self::values::Tables;
 use super::jpeg::Shrink;
 use super::resample::{Window, resize};
-use super::{Header, Picture, VisionError, decode_scaled};
+use super::{Header, Picture, VisionError, decode_scaled, spare};
 use crate::domain::picture::{Color, Layout, PictureSpec, Resize};
-use crate::domain::tensor::{ElementType, Tensor, TensorData};
+use crate::domain::tensor::{Tensor, TensorData};
 
 /// The longest side of a tensor and of a resize that is accepted.
 const MAX_SIDE: u32 = 16_384;
@@ -43,29 +46,10 @@ pub enum SpecError {
     NoCrop,
 }
 
-/// The tables of values that a pixel becomes, one a channel in the tensor's order.
-enum Tables {
-    Float32(Vec<[f32; 256]>),
-    Float16(Vec<[f16; 256]>),
-    Uint8(Vec<[u8; 256]>),
-    Int8(Vec<[i8; 256]>),
-}
-
 /// A [`PictureSpec`] made ready: checked, and with its tables computed.
 pub struct Preprocessor {
     spec: PictureSpec,
     tables: Tables,
-}
-
-/// Where the resized picture lies in the tensor, for one axis.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Placement {
-    /// First pixel of the resized picture that is kept.
-    from: usize,
-    /// Where it goes.
-    to: usize,
-    /// How many are kept.
-    len: usize,
 }
 
 impl Preprocessor {
@@ -75,19 +59,9 @@ impl Preprocessor {
     /// When the spec contradicts itself or holds values that give no numbers.
     pub fn new(spec: &PictureSpec) -> Result<Self, SpecError> {
         check(spec)?;
-        let channels = spec.color.channels();
-        let floats: Vec<[f32; 256]> = (0..channels).map(|c| table(spec, c)).collect();
-        let tables = match spec.element {
-            ElementType::Float32 => Tables::Float32(floats),
-            ElementType::Float16 => {
-                Tables::Float16(floats.iter().map(|t| t.map(f16::from_f32)).collect())
-            }
-            ElementType::Uint8 => Tables::Uint8(floats.iter().map(|t| t.map(to_u8)).collect()),
-            ElementType::Int8 => Tables::Int8(floats.iter().map(|t| t.map(to_i8)).collect()),
-        };
         Ok(Self {
             spec: spec.clone(),
-            tables,
+            tables: Tables::of(spec),
         })
     }
 
@@ -121,8 +95,8 @@ impl Preprocessor {
             Cow::Borrowed(picture)
         };
         let (width, height) = resized(&self.spec.resize, colored.width(), colored.height());
-        let across = Self::place(width, self.spec.width, self.box_side(true));
-        let down = Self::place(height, self.spec.height, self.box_side(false));
+        let across = Placement::of(width, self.spec.width, self.box_side(true));
+        let down = Placement::of(height, self.spec.height, self.box_side(false));
         let window = Window {
             columns: across.from..across.from + across.len,
             rows: down.from..down.from + down.len,
@@ -140,12 +114,8 @@ impl Preprocessor {
     #[must_use]
     pub fn tensor(&self, picture: &Picture) -> Tensor {
         let pixels = self.pixels(picture);
-        let data = match &self.tables {
-            Tables::Float32(t) => TensorData::Float32(self.lay_out(&pixels, t)),
-            Tables::Float16(t) => TensorData::Float16(self.lay_out(&pixels, t)),
-            Tables::Uint8(t) => TensorData::Uint8(self.lay_out(&pixels, t)),
-            Tables::Int8(t) => TensorData::Int8(self.lay_out(&pixels, t)),
-        };
+        let data = self.tables.look_up(&pixels, self.spec.layout);
+        spare::give_back(pixels);
         Tensor::new(self.shape(), data).unwrap_or_else(|_| self.zeros())
     }
 
@@ -176,31 +146,6 @@ impl Preprocessor {
         match self.spec.resize {
             Resize::Letterbox { height, width } => Some(if across { width } else { height }),
             _ => None,
-        }
-    }
-
-    /// Where `resized` pixels of an axis go in an output of `output`: centred in the letterbox, then
-    /// cropped or padded as torchvision's `center_crop` does.
-    fn place(resized: u32, output: u32, letterbox: Option<u32>) -> Placement {
-        let canvas = letterbox.unwrap_or(resized);
-        let inside = half_to_even(i64::from(canvas) - i64::from(resized));
-        let room = i64::from(output) - i64::from(canvas);
-        let shift = if room >= 0 {
-            room / 2
-        } else {
-            -half_to_even(-room)
-        };
-        let at = inside + shift;
-        let from = (-at).max(0);
-        let to = at.max(0);
-        let len = (i64::from(resized) - from)
-            .min(i64::from(output) - to)
-            .max(0);
-        let side = |value: i64| usize::try_from(value).unwrap_or(0);
-        Placement {
-            from: side(from),
-            to: side(to),
-            len: side(len),
         }
     }
 
@@ -236,28 +181,6 @@ impl Preprocessor {
             }
         }
         out
-    }
-
-    /// Looks every pixel up and lays the values out as the tensor has them.
-    fn lay_out<T: Copy + Default>(&self, pixels: &[u8], tables: &[[T; 256]]) -> Vec<T> {
-        let at = |table: &[T; 256], pixel: u8| table[usize::from(pixel)];
-        match (tables, self.spec.layout) {
-            ([table], _) => pixels.iter().map(|&p| at(table, p)).collect(),
-            ([a, b, c], Layout::Nhwc) => {
-                let triples = pixels.as_chunks::<3>().0.iter();
-                triples
-                    .flat_map(|p| [at(a, p[0]), at(b, p[1]), at(c, p[2])])
-                    .collect()
-            }
-            (tables, _) => {
-                let mut out = Vec::with_capacity(pixels.len());
-                for (channel, table) in tables.iter().enumerate() {
-                    let triples = pixels.as_chunks::<3>().0.iter();
-                    out.extend(triples.map(|p| at(table, p[channel.min(2)])));
-                }
-                out
-            }
-        }
     }
 }
 
@@ -299,49 +222,6 @@ fn check(spec: &PictureSpec) -> Result<(), SpecError> {
     }
 }
 
-/// `(pixel * scale - mean) / std` for each pixel, every step rounded to f32 as numpy does it; a scale
-/// of 1/255 is the division by 255 itself.
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "the tensor's arithmetic is f32"
-)]
-fn table(spec: &PictureSpec, channel: usize) -> [f32; 256] {
-    let mean = spec.mean.get(channel).copied().unwrap_or(0.0) as f32;
-    let std = spec.std.get(channel).copied().unwrap_or(1.0) as f32;
-    let by_255 = (spec.scale * 255.0 - 1.0).abs() < 1e-6;
-    let scale = spec.scale as f32;
-    let mut pixel = 0.0_f32;
-    std::array::from_fn(|_| {
-        let scaled = if by_255 { pixel / 255.0 } else { pixel * scale };
-        pixel += 1.0;
-        (scaled - mean) / std
-    })
-}
-
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "`as` saturates"
-)]
-fn to_u8(value: f32) -> u8 {
-    value.round_ties_even() as u8
-}
-
-#[expect(clippy::cast_possible_truncation, reason = "`as` saturates")]
-fn to_i8(value: f32) -> i8 {
-    value.round_ties_even() as i8
-}
-
-/// Half of a number of pixels that is not negative, rounded half to even as Python's `round` does.
-fn half_to_even(twice: i64) -> i64 {
-    let down = twice / 2;
-    if twice % 2 == 0 {
-        down
-    } else {
-        down + down % 2
-    }
-}
-
 /// Pillow's `L`: `(19595 R + 38470 G + 7471 B + 32768) >> 16`.
 fn luma(picture: &Picture) -> Cow<'_, Picture> {
     if picture.channels() == 1 {
@@ -363,51 +243,10 @@ fn luma(picture: &Picture) -> Cow<'_, Picture> {
         .map_or(Cow::Borrowed(picture), Cow::Owned)
 }
 
-/// The size, width first, to which a picture of `width` x `height` is resized.
-fn resized(resize: &Resize, width: u32, height: u32) -> (u32, u32) {
-    match *resize {
-        Resize::Stretch { height, width } => (width, height),
-        Resize::ShorterSide { to } => {
-            let (short, long) = (width.min(height), width.max(height));
-            let other = u64::from(to) * u64::from(long) / u64::from(short.max(1));
-            let other = u32::try_from(other).unwrap_or(u32::MAX);
-            if width <= height {
-                (to, other)
-            } else {
-                (other, to)
-            }
-        }
-        Resize::Letterbox {
-            height: box_height,
-            width: box_width,
-        } => contain((width, height), (box_width, box_height)),
-    }
-}
-
-/// `ImageOps.contain`: in 64-bit floats, rounded half to even; a side may become 0.
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "at most the box"
-)]
-#[expect(clippy::float_cmp, reason = "as Pillow compares them")]
-fn contain((width, height): (u32, u32), (box_width, box_height): (u32, u32)) -> (u32, u32) {
-    let (w, h) = (f64::from(width), f64::from(height));
-    let (bw, bh) = (f64::from(box_width), f64::from(box_height));
-    let ratio = w / h;
-    let wanted = bw / bh;
-    if ratio == wanted {
-        (box_width, box_height)
-    } else if ratio > wanted {
-        (box_width, (h / w * bw).round_ties_even() as u32)
-    } else {
-        ((w / h * bh).round_ties_even() as u32, box_height)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::tensor::ElementType;
 
     fn spec(resize: Resize) -> PictureSpec {
         PictureSpec {
@@ -424,52 +263,6 @@ mod tests {
             std: vec![0.229, 0.224, 0.225],
             fast_decode: false,
         }
-    }
-
-    #[test]
-    fn sizes_are_those_of_torchvision_and_pillow() {
-        let shorter = Resize::ShorterSide { to: 256 };
-        assert_eq!(resized(&shorter, 500, 375), (341, 256));
-        assert_eq!(resized(&shorter, 375, 500), (256, 341));
-        assert_eq!(resized(&shorter, 256, 300), (256, 300));
-        assert_eq!(resized(&shorter, 8000, 1), (2_048_000, 256));
-        let letterbox = Resize::Letterbox {
-            height: 224,
-            width: 224,
-        };
-        assert_eq!(resized(&letterbox, 500, 375), (224, 168));
-        assert_eq!(resized(&letterbox, 8000, 1), (224, 0));
-    }
-
-    #[test]
-    fn crops_and_pads_round_as_torchvision_does() {
-        let place = |resized, output| {
-            let at = Preprocessor::place(resized, output, None);
-            (at.from, at.to, at.len)
-        };
-        assert_eq!(place(341, 224), (58, 0, 224));
-        assert_eq!(place(227, 224), (2, 0, 224));
-        assert_eq!(place(225, 224), (0, 0, 224));
-        assert_eq!(place(221, 224), (0, 1, 221));
-        let boxed = Preprocessor::place(168, 224, Some(224));
-        assert_eq!((boxed.from, boxed.to, boxed.len), (0, 28, 168));
-    }
-
-    #[test]
-    fn tables_are_computed_in_f32_step_by_step() {
-        let mut spec = spec(Resize::ShorterSide { to: 256 });
-        let expected = ((200.0_f32 / 255.0) - 0.485_f32) / 0.229_f32;
-        assert_eq!(table(&spec, 0)[200].to_bits(), expected.to_bits());
-        spec.scale = 1.0 / 127.5;
-        spec.mean = vec![1.0; 3];
-        spec.std = vec![];
-        let by_127 = 200.0 * 0.007_843_138_f32 - 1.0;
-        assert_eq!(table(&spec, 2)[200].to_bits(), by_127.to_bits());
-        assert_eq!(
-            [to_u8(-1.0), to_u8(2.5), to_u8(3.5), to_u8(300.0)],
-            [0, 2, 4, 255]
-        );
-        assert_eq!([to_i8(-300.0), to_i8(-0.5), to_i8(200.0)], [-128, 0, 127]);
     }
 
     #[test]
