@@ -20,9 +20,10 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use fast_image_resize as fir;
+use lensgate::backend::memory;
 use lensgate::domain::picture::{Color, Filter, Layout, PictureSpec, Resize};
 use lensgate::domain::tensor::ElementType;
-use lensgate::{lifecycle, vision};
+use lensgate::vision;
 use photo::median;
 
 /// Rows and columns of the JPEGs.
@@ -42,7 +43,7 @@ type Steps = [f64; 4];
 
 fn main() {
     // As the gateway does it at its start.
-    lifecycle::settle_memory();
+    memory::settle();
     // `cargo bench` adds --bench.
     let given = std::env::args().skip(1).find(|a| a != "--bench");
     let rounds = given.and_then(|text| text.parse().ok()).unwrap_or(200_u32);
