@@ -30,6 +30,9 @@ const MAX_MANIFEST_BYTES: u64 = 1 << 20;
 /// A file that is not whole and has not grown for this long has been given up by whoever wrote it.
 const GIVEN_UP: Duration = Duration::from_secs(10);
 
+/// The most files of a folder that are looked at without being named by anything.
+const MOST_FILES: usize = 1000;
+
 /// How often a file that is not whole is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
@@ -212,6 +215,7 @@ impl Reading<'_> {
         graph: &Path,
         hashing: &mut dyn FnMut(VersionNumber),
     ) -> Result<Candidate, Refusal> {
+        self.look_around();
         self.check_graph_file(graph)?;
         self.settle(graph, "model.onnx")?;
         let (facts, external) = self.facts(graph)?;
@@ -229,8 +233,8 @@ impl Reading<'_> {
             Manifest::parse(base.as_deref(), own.as_deref()).map_err(|error| error.to_string())?;
         let [version_dir, model_dir] = &dirs;
         let found = labels::read(manifest.labels.as_ref(), version_dir, model_dir)?;
-        if let Some(path) = &found.file {
-            self.settle(path, "the labels' file")?;
+        for path in found.places {
+            self.settle(&path, "the labels' file")?;
         }
         let golden = golden_files(&manifest.golden, [version_dir, model_dir])?;
         for (_, path) in &golden {
@@ -262,6 +266,17 @@ impl Reading<'_> {
                 .filter_map(|path| self.observed.id(&path).map(|id| (path, id)))
                 .collect(),
         })
+    }
+
+    /// Looks at everything that may have a say, so that all of it settles at the same time, not one after the other.
+    fn look_around(&mut self) {
+        for dir in [&self.version_dir, self.model_dir] {
+            let beside = fs::read_dir(dir).into_iter().flatten().flatten();
+            for entry in beside.take(MOST_FILES) {
+                // What cannot be looked at is not settled, or not needed.
+                let _ = self.observed.look(&entry.path());
+            }
+        }
     }
 
     /// A file with a say in the version: noted, and settled where it is there.
@@ -321,7 +336,8 @@ impl Reading<'_> {
             Err(error) if error.is_incomplete() => {
                 let dir = self.version_dir.clone();
                 let beside = fs::read_dir(&dir).into_iter().flatten().flatten();
-                let files: Vec<PathBuf> = beside.map(|entry| entry.path()).take(1000).collect();
+                let files: Vec<PathBuf> =
+                    beside.map(|entry| entry.path()).take(MOST_FILES).collect();
                 let files: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
                 Err(match self.growth(&files) {
                     Some(again_in) => Refusal::Unsettled(Unsettled {

@@ -11,12 +11,11 @@ const MAX_LABELS_BYTES: u64 = 100 << 20;
 const DEFAULT_FILE: &str = "labels.txt";
 
 /// The classes of a version, and where they were read.
-#[derive(Default)]
 pub(super) struct Found {
     /// `None` where neither the manifest nor a default file has any.
     pub(super) labels: Option<Vec<String>>,
-    /// `None` where they are not read from a file.
-    pub(super) file: Option<PathBuf>,
+    /// Where a file of them is looked for, also those places where none is.
+    pub(super) places: Vec<PathBuf>,
 }
 
 /// The classes of a version. Files are looked for in the version's folder first, then in the model's.
@@ -29,12 +28,13 @@ pub(super) fn read(
         Some(LabelsSource::Inline(labels)) => {
             return Ok(Found {
                 labels: Some(labels.clone()),
-                file: None,
+                places: Vec::new(),
             });
         }
         Some(LabelsSource::File(name)) => (name.as_str(), true),
         None => (DEFAULT_FILE, false),
     };
+    let mut places = Vec::new();
     for dir in [version_dir, model_dir] {
         let path = inside(dir, name).map_err(|reason| format!("labels: {reason}"))?;
         match std::fs::metadata(&path) {
@@ -45,18 +45,23 @@ pub(super) fn read(
                 return Err(format!("labels: {name} has {} bytes", found.len()));
             }
             Ok(_) => {
-                return parse(&path, name).map(|labels| Found {
+                let labels = parse(&path, name)?;
+                places.push(path);
+                return Ok(Found {
                     labels: Some(labels),
-                    file: Some(path),
+                    places,
                 });
             }
-            Err(_) => {}
+            Err(_) => places.push(path),
         }
     }
     if required {
         Err(format!("labels: there is no file {name}"))
     } else {
-        Ok(Found::default())
+        Ok(Found {
+            labels: None,
+            places,
+        })
     }
 }
 

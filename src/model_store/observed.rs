@@ -25,7 +25,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// One file as it was last seen.
 #[derive(Clone)]
 struct Seen {
-    id: FileId,
+    /// `None`: there was no file.
+    id: Option<FileId>,
     /// Since when it has this identity, as far as is known.
     since: Instant,
     digest: Option<Digest>,
@@ -70,13 +71,13 @@ impl Observed {
     pub(super) fn look(&mut self, path: &Path) -> io::Result<(FileId, Duration)> {
         let id = FileId::of(&std::fs::metadata(path)?);
         let now = Instant::now();
-        if let Some(seen) = self.now.get(path).filter(|seen| seen.id == id) {
+        if let Some(seen) = self.now.get(path).filter(|seen| seen.id == Some(id)) {
             return Ok((id, now - seen.since));
         }
         let seen = match self.before.remove(path) {
-            Some(seen) if seen.id == id => seen,
+            Some(seen) if seen.id == Some(id) => seen,
             _ => Seen {
-                id,
+                id: Some(id),
                 since: now.checked_sub(id.age_if_clear()).unwrap_or(now),
                 digest: None,
                 facts: None,
@@ -87,35 +88,58 @@ impl Observed {
         Ok((id, still))
     }
 
-    /// Whether a file that is there may be taken: it has stood still, and nobody has it open for writing.
+    /// Whether a file may be taken as it is: it has stood still, and nobody has it open for writing. One that was
+    /// never there is settled; one that went away has to stay away for as long, as an editor may be about to
+    /// write it anew.
     ///
     /// # Errors
-    /// Why not yet. A file that is not there is settled: whoever needs it says so.
+    /// Why not yet.
     pub(super) fn settle(
         &mut self,
         path: &Path,
         name: &str,
         settling: &Settling,
     ) -> Result<(), Unsettled> {
-        let Ok((id, still)) = self.look(path) else {
-            return Ok(());
-        };
+        let seen = self.look(path).ok();
+        let still = seen.map_or_else(|| self.look_at_nothing(path), |(_, still)| still);
         if still < settling.quiet {
             return Err(Unsettled {
-                reason: format!("{name} was just written ({} bytes)", id.size),
+                reason: match seen {
+                    Some((id, _)) => format!("{name} was just written ({} bytes)", id.size),
+                    None => format!("{name} was just taken away"),
+                },
                 again_in: settling
                     .quiet
                     .saturating_sub(still)
                     .max(Duration::from_millis(1)),
             });
         }
-        if settling.writers.is_open(path) {
+        if let Some((id, _)) = seen.filter(|_| settling.writers.is_open(path)) {
             return Err(Unsettled {
                 reason: format!("{name} is still being written ({} bytes so far)", id.size),
                 again_in: LOOK_AGAIN,
             });
         }
         Ok(())
+    }
+
+    /// Looks at a place where no file is: how long there has been none, as far as is known.
+    fn look_at_nothing(&mut self, path: &Path) -> Duration {
+        let now = Instant::now();
+        let nothing = |since| Seen {
+            id: None,
+            since,
+            digest: None,
+            facts: None,
+        };
+        let seen = match self.now.remove(path).or_else(|| self.before.remove(path)) {
+            Some(seen) if seen.id.is_none() => seen,
+            Some(_) => nothing(now),
+            None => nothing(now.checked_sub(CLEARLY_OLD).unwrap_or(now)),
+        };
+        let still = now - seen.since;
+        self.now.insert(path.to_path_buf(), seen);
+        still
     }
 
     /// What the model file says of its graph; parsed once for each identity.
@@ -156,7 +180,7 @@ impl Observed {
 
     /// The identity that a file had when it was looked at in this round.
     pub(super) fn id(&self, path: &Path) -> Option<FileId> {
-        self.now.get(path).map(|seen| seen.id)
+        self.now.get(path).and_then(|seen| seen.id)
     }
 }
 
@@ -212,6 +236,23 @@ mod tests {
         std::fs::write(&path, "abcdef").expect("written");
         let mut observed = observed.next_round();
         assert!(observed.settle(&path, "model.onnx", &settling()).is_err());
+    }
+
+    #[test]
+    fn what_went_away_has_to_stay_away() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("labels.txt");
+        let mut observed = Observed::default();
+        assert_eq!(observed.settle(&path, "labels", &settling()), Ok(()));
+        std::fs::write(&path, "a").expect("written");
+        let mut observed = observed.next_round();
+        assert!(observed.settle(&path, "labels", &settling()).is_err());
+        std::fs::remove_file(&path).expect("removed");
+        let mut observed = observed.next_round();
+        assert!(observed.settle(&path, "labels", &settling()).is_err());
+        std::thread::sleep(Duration::from_millis(60));
+        let mut observed = observed.next_round();
+        assert_eq!(observed.settle(&path, "labels", &settling()), Ok(()));
     }
 
     #[test]
