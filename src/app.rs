@@ -229,8 +229,14 @@ fn trial(config: &Config, environment: &Environment, backends: &Backends) -> Opt
     }
     let file = &settings.trials_file;
     let file = (!file.as_os_str().is_empty()).then(|| file.clone());
+    let Some(program) = environment.program() else {
+        tracing::warn!(
+            "this program does not know where it lies: new versions are opened without a trial"
+        );
+        return None;
+    };
     let config = TrialConfig {
-        program: environment.program()?.to_path_buf(),
+        program: program.to_path_buf(),
         arguments,
         environment: environment.for_children().to_vec(),
         memory: (settings.trial_max_bytes > 0).then_some(settings.trial_max_bytes),

@@ -59,7 +59,7 @@ async fn next(signals: &mut Pin<&mut impl Stream<Item = ()>>) {
 pub async fn nudge_on(mut hangup: Signal, manager: Arc<ModelManager>) {
     while hangup.recv().await.is_some() {
         tracing::info!("hangup: every model is looked at");
-        manager.nudge(None);
+        manager.rescan();
     }
 }
 

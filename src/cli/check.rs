@@ -5,7 +5,9 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Args;
-use rustix::process::{Resource, Rlimit, Signal, nice, set_parent_process_death_signal, setrlimit};
+use rustix::process::{
+    Resource, Rlimit, Signal, getrlimit, nice, set_parent_process_death_signal, setrlimit,
+};
 use serde_json::{Value, json};
 
 use crate::app;
@@ -62,7 +64,10 @@ pub(super) fn run(
         settings.model_store.url = dir.to_string_lossy().into_owned();
     }
     confine(args)?;
-    let store = app::model_store(&settings);
+    let mut store = app::model_store(&settings);
+    if let Some(version) = args.version {
+        store = store.only(version);
+    }
     let models = match &args.model {
         Some(name) => {
             let id: ModelId = name.parse()?;
@@ -106,9 +111,11 @@ pub(super) fn run(
 fn confine(args: &CheckArgs) -> anyhow::Result<()> {
     // Over the first the process is told why it ends, over the second it just ends.
     let limit = |resource, first: u64, second: u64| {
+        // What this process inherited may be less already, and cannot be raised.
+        let most = getrlimit(resource).maximum.unwrap_or(u64::MAX);
         let limit = Rlimit {
-            current: Some(first),
-            maximum: Some(second),
+            current: Some(first.min(most)),
+            maximum: Some(second.min(most)),
         };
         setrlimit(resource, limit).context("the limits cannot be set")
     };

@@ -58,13 +58,16 @@ impl Default for ServerConfig {
 /// From the signal to the end, whatever still runs.
 const LONGEST_END: Duration = Duration::from_secs(40);
 
+/// What ending the models may take of it.
+const TO_STOP_MODELS: Duration = Duration::from_secs(5);
+
 impl ServerConfig {
     /// How long running requests may take once the delay is over.
     #[must_use]
     pub fn time_to_finish(&self) -> Duration {
         self.drain_timeout
             .get()
-            .min(LONGEST_END.saturating_sub(self.drain_delay.get()))
+            .min(LONGEST_END.saturating_sub(self.drain_delay.get() + TO_STOP_MODELS))
     }
 
     pub(super) fn validate(&self) -> Result<(), ConfigError> {

@@ -26,7 +26,14 @@ impl Environment {
         let pairs = std::env::vars_os().filter_map(|(name, value)| {
             Some((name.into_string().ok()?, value.into_string().ok()?))
         });
-        Self::from_pairs(pairs).with_program(std::env::current_exe().ok())
+        // The file may be replaced while it runs; what runs can still be started by this name.
+        let itself = Path::new("/proc/self/exe");
+        let program = if itself.exists() {
+            Some(itself.to_path_buf())
+        } else {
+            std::env::current_exe().ok()
+        };
+        Self::from_pairs(pairs).with_program(program)
     }
 
     /// The program that tries models in a child process; without one they are opened untried.

@@ -231,8 +231,9 @@ impl Queue {
 
     fn is_full(&self, state: &State) -> bool {
         let waiting = state.waiting();
-        // A queue of one round is always allowed: a model slower than the bound must still serve.
-        let crowded = waiting >= self.bounds.threads && self.wait_of(state) > self.bounds.wait;
+        // A queue of one round and one more is always allowed: a model slower than the bound must still serve, and only
+        // jobs that leave others behind say how fast they leave.
+        let crowded = waiting > self.bounds.threads && self.wait_of(state) > self.bounds.wait;
         waiting >= self.bounds.jobs || crowded
     }
 

@@ -152,6 +152,11 @@ impl Scheduler {
         self.queue.len()
     }
 
+    /// Takes no more work; what waits is still done. Returns at once.
+    pub fn close(&self) {
+        self.queue.close();
+    }
+
     /// Takes no more work, finishes what waits and joins the threads. Blocks: never call it on the async runtime.
     pub fn stop(&self) {
         self.queue.close();

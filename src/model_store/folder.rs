@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::digest::Fingerprint;
-use super::observed::{Observed, Settling, Unsettled};
+use super::observed::{Observed, Settling, Unsettled, is_absence};
 use super::watcher::{Changed, WatchError, Watcher};
 use super::{Candidate, Content, FoundModel, FoundVersion, ModelStore, StoreError, labels, onnx};
 use crate::domain::ids::{Digest, ModelId, VersionNumber};
@@ -19,6 +19,7 @@ use crate::domain::manifest::{Golden, Manifest, VersionsChoice};
 pub struct FolderStore {
     root: PathBuf,
     max_model_bytes: u64,
+    only: Option<VersionNumber>,
     settling: Settling,
     /// What was seen of each model's files; an unchanged file is not read again.
     observed: Arc<Mutex<HashMap<ModelId, Observed>>>,
@@ -42,8 +43,10 @@ impl FolderStore {
     #[must_use]
     pub fn new(root: PathBuf, max_model_bytes: u64) -> Self {
         Self {
-            root,
+            // As the events of the file system name it.
+            root: std::path::absolute(&root).unwrap_or(root),
             max_model_bytes,
+            only: None,
             settling: Settling::default(),
             observed: Arc::default(),
         }
@@ -53,6 +56,13 @@ impl FolderStore {
     #[must_use]
     pub fn quiet(mut self, quiet: Duration) -> Self {
         self.settling.quiet = quiet;
+        self
+    }
+
+    /// Offers this version alone, whatever its manifest selects; the others are not read.
+    #[must_use]
+    pub fn only(mut self, version: VersionNumber) -> Self {
+        self.only = Some(version);
         self
     }
 
@@ -87,10 +97,11 @@ impl FolderStore {
         let selected = manifest
             .as_ref()
             .map_or(VersionsChoice::All, |m| m.serving.versions.clone());
-        let chosen = |number: VersionNumber| match &selected {
-            VersionsChoice::All => true,
-            VersionsChoice::Latest => numbers.last() == Some(&number),
-            VersionsChoice::List(list) => list.contains(&number.get()),
+        let chosen = |number: VersionNumber| match (self.only, &selected) {
+            (Some(only), _) => number == only,
+            (None, VersionsChoice::All) => true,
+            (None, VersionsChoice::Latest) => numbers.last() == Some(&number),
+            (None, VersionsChoice::List(list)) => list.contains(&number.get()),
         };
         let versions = numbers.iter().map(|&number| {
             let content = if chosen(number) {
@@ -327,7 +338,11 @@ impl Reading<'_> {
                     again_in: LOOK_AGAIN,
                 }))
             }
-            Ok((facts, external)) => {
+            Ok((facts, _)) => {
+                // By the names that events have, not by where links lead.
+                let named = facts.external.iter().map(|file| &file.location);
+                let external: Vec<PathBuf> =
+                    named.map(|name| self.version_dir.join(name)).collect();
                 for path in &external {
                     self.settle(path, "external data")?;
                 }
@@ -377,14 +392,6 @@ impl Reading<'_> {
     }
 }
 
-/// Whether the file or a folder on its way is not there.
-fn is_absence(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-    )
-}
-
 /// The names of the folders in `dir` that are a `T`; the others are nobody's business.
 fn subfolders<T: std::str::FromStr>(dir: &Path) -> io::Result<Vec<T>> {
     let mut found = Vec::new();
@@ -399,8 +406,8 @@ fn subfolders<T: std::str::FromStr>(dir: &Path) -> io::Result<Vec<T>> {
             Ok(meta) if meta.is_dir() => found.push(parsed),
             Ok(_) => {}
             Err(error) if is_absence(&error) => {}
-            // A folder that may not be entered is not a folder that is gone.
-            Err(error) => return Err(error),
+            // A folder that may not be entered is not a folder that is gone: who reads it says what is wrong.
+            Err(_) => found.push(parsed),
         }
     }
     Ok(found)

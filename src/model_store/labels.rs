@@ -2,6 +2,7 @@
 
 use std::path::{Component, Path, PathBuf};
 
+use super::observed::is_absence;
 use crate::domain::manifest::LabelsSource;
 
 /// The most bytes of a labels file: a million classes of a hundred characters.
@@ -52,7 +53,9 @@ pub(super) fn read(
                     places,
                 });
             }
-            Err(_) => places.push(path),
+            Err(error) if is_absence(&error) => places.push(path),
+            // Not to be read now is not the same as not there.
+            Err(error) => return Err(format!("labels: {name}: {error}")),
         }
     }
     if required {

@@ -100,12 +100,16 @@ impl Observed {
         name: &str,
         settling: &Settling,
     ) -> Result<(), Unsettled> {
-        let seen = self.look(path).ok();
-        let still = seen.map_or_else(|| self.look_at_nothing(path), |(_, still)| still);
+        let (seen, still) = match self.look(path) {
+            Ok((id, still)) => (Some(id), still),
+            Err(error) if is_absence(&error) => (None, self.look_at_nothing(path)),
+            // Whoever reads it says what is wrong.
+            Err(_) => return Ok(()),
+        };
         if still < settling.quiet {
             return Err(Unsettled {
                 reason: match seen {
-                    Some((id, _)) => format!("{name} was just written ({} bytes)", id.size),
+                    Some(id) => format!("{name} was just written ({} bytes)", id.size),
                     None => format!("{name} was just taken away"),
                 },
                 again_in: settling
@@ -114,7 +118,7 @@ impl Observed {
                     .max(Duration::from_millis(1)),
             });
         }
-        if let Some((id, _)) = seen.filter(|_| settling.writers.is_open(path)) {
+        if let Some(id) = seen.filter(|_| settling.writers.is_open(path)) {
             return Err(Unsettled {
                 reason: format!("{name} is still being written ({} bytes so far)", id.size),
                 again_in: LOOK_AGAIN,
@@ -148,7 +152,9 @@ impl Observed {
             return facts;
         }
         let facts = Arc::new(onnx::read(path));
-        if let Some(seen) = self.now.get_mut(path) {
+        // What the system refuses now it may grant at the next look.
+        let lasting = !matches!(*facts, Err(OnnxError::Io(_)));
+        if let Some(seen) = self.now.get_mut(path).filter(|_| lasting) {
             seen.facts = Some(Arc::clone(&facts));
         }
         facts
@@ -167,7 +173,12 @@ impl Observed {
         if let Some(digest) = self.known_digest(path) {
             return Ok(Some(digest));
         }
+        let settled = self.id(path);
         let (before, _) = self.look(path)?;
+        if settled.is_some_and(|settled| settled != before) {
+            // What was read of it in this round was another file.
+            return Ok(None);
+        }
         let digest = digest::of_file(path)?;
         if FileId::of(&std::fs::metadata(path)?) != before {
             return Ok(None);
@@ -182,6 +193,14 @@ impl Observed {
     pub(super) fn id(&self, path: &Path) -> Option<FileId> {
         self.now.get(path).and_then(|seen| seen.id)
     }
+}
+
+/// Whether the file or a folder on its way is not there.
+pub(super) fn is_absence(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    )
 }
 
 impl FileId {

@@ -3,6 +3,7 @@
 //! Called by the folder. An event is a reason to look, never a fact: what is there is read from the disk.
 
 use std::collections::HashMap;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,8 +29,13 @@ pub struct WatchError(String);
 
 enum Message {
     Event(notify::Result<Event>),
+    Refresh,
     Stop,
 }
+
+/// How often it is looked whether the folder itself is still the one that is watched; also how soon a watch that could
+/// not be had is tried again.
+const LOOK_AFTER_ROOT: Duration = Duration::from_secs(1);
 
 /// A folder that appeared may hold more than the events tell, as its watch begins after it exists: everything is
 /// watched anew this long after the last such change.
@@ -64,12 +70,22 @@ impl Watcher {
             writers,
             changed,
             rewatch_at: None,
+            watched: None,
+            said: None,
         };
         std::thread::Builder::new()
             .name("watcher".to_owned())
             .spawn(move || watching.run(&events))
             .map_err(|error| WatchError(error.to_string()))?;
         Ok(Self { stop: sender })
+    }
+}
+
+impl Watcher {
+    /// Watches everything anew: what lies behind links may have moved without a word.
+    pub fn refresh(&self) {
+        // It may have ended by itself.
+        let _ = self.stop.send(Message::Refresh);
     }
 }
 
@@ -86,16 +102,20 @@ struct Watching {
     writers: Writers,
     changed: Changed,
     rewatch_at: Option<Instant>,
+    /// The folder that is watched, as device and inode.
+    watched: Option<(u64, u64)>,
+    /// Why it is not watched, where it is not.
+    said: Option<String>,
 }
 
 impl Watching {
     fn run(mut self, events: &Receiver<Message>) {
+        self.watched = self.root_now();
         loop {
-            let message = match self.rewatch_at {
-                None => events.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                Some(at) => events.recv_timeout(at.saturating_duration_since(Instant::now())),
-            };
-            match message {
+            let wait = self.rewatch_at.map_or(LOOK_AFTER_ROOT, |at| {
+                at.saturating_duration_since(Instant::now())
+            });
+            match events.recv_timeout(wait) {
                 Ok(Message::Event(Ok(event))) => self.take(&event),
                 Ok(Message::Event(Err(error))) => {
                     tracing::warn!(
@@ -104,7 +124,12 @@ impl Watching {
                     );
                     (self.changed)(None);
                 }
-                Err(RecvTimeoutError::Timeout) => self.watch_anew(),
+                Ok(Message::Refresh) => self.rewatch_at = Some(Instant::now()),
+                Err(RecvTimeoutError::Timeout) if self.root_now() != self.watched => {
+                    // Another folder has its name now, or none has: its events would never come.
+                    self.rewatch_at = Some(Instant::now());
+                }
+                Err(RecvTimeoutError::Timeout) => {}
                 Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return,
             }
             // A flood of events must not keep the new watches waiting.
@@ -141,16 +166,19 @@ impl Watching {
         }
     }
 
-    /// The model below whose folder `path` lies; `None` where that cannot be said.
+    /// The model below whose folder `path` lies; `None` where that cannot be said, also behind a link, as several
+    /// models may lead to one folder and an event names one way alone.
     fn model_of(&self, path: &Path) -> Option<ModelId> {
         let below = path.strip_prefix(&self.root).ok()?;
-        below
-            .components()
-            .next()?
-            .as_os_str()
-            .to_str()?
-            .parse()
-            .ok()
+        let name = below.components().next()?.as_os_str();
+        let is_link = std::fs::symlink_metadata(self.root.join(name))
+            .is_ok_and(|found| found.file_type().is_symlink());
+        name.to_str()?.parse().ok().filter(|_| !is_link)
+    }
+
+    fn root_now(&self) -> Option<(u64, u64)> {
+        let found = std::fs::metadata(&self.root).ok()?;
+        Some((found.dev(), found.ino()))
     }
 
     fn structure_changed(&mut self) {
@@ -159,13 +187,22 @@ impl Watching {
 
     fn watch_anew(&mut self) {
         self.rewatch_at = None;
+        self.watched = self.root_now();
         // It is gone already where the folder itself was replaced.
         let _ = self.watcher.unwatch(&self.root);
         if let Err(error) = self.watcher.watch(&self.root, RecursiveMode::Recursive) {
-            tracing::warn!(
-                reason = without_paths(error),
-                "the model store is not watched now; it is still scanned now and then"
-            );
+            // A folder that vanishes while the watches are set ends that; a limit of the system's may be raised.
+            self.rewatch_at = Some(Instant::now() + LOOK_AFTER_ROOT);
+            let reason = without_paths(error);
+            if self.said.as_deref() != Some(&reason) {
+                tracing::warn!(
+                    reason,
+                    "the model store is not watched now; it is still scanned now and then"
+                );
+                self.said = Some(reason);
+            }
+        } else if self.said.take().is_some() {
+            tracing::info!("the model store is watched again");
         }
         // What changed between the two watches.
         (self.changed)(None);
@@ -285,10 +322,30 @@ mod tests {
         std::os::unix::fs::symlink(outside.path().join("new"), root.join("tmp-link"))
             .expect("a link");
         std::fs::rename(root.join("tmp-link"), root.join("digits")).expect("switched");
-        assert!(heard(&events, Some("digits")));
-        // Everything was watched anew: the link's new end is heard, too.
         assert!(heard(&events, None));
+        // Everything was watched anew: the link's new end is heard, too.
+        std::thread::sleep(STRUCTURE_SETTLES * 2);
+        while events.try_recv().is_ok() {}
         std::fs::write(outside.path().join("new/1/model.onnx"), "x").expect("written");
+        assert!(heard(&events, None));
+    }
+
+    #[test]
+    fn another_folder_under_the_same_name_is_watched() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let root = dir.path().join("store");
+        std::fs::create_dir_all(root.join("digits/1")).expect("folders");
+        let (tell, events) = channel();
+        let changed: Changed = Box::new(move |model| {
+            let _ = tell.send(model.cloned());
+        });
+        let _watcher = Watcher::start(root.clone(), Writers::default(), changed).expect("watched");
+        std::fs::rename(&root, dir.path().join("old")).expect("moved");
+        std::thread::sleep(LOOK_AFTER_ROOT * 2);
+        std::fs::create_dir_all(root.join("digits/1")).expect("folders");
+        std::thread::sleep(LOOK_AFTER_ROOT * 3);
+        while events.try_recv().is_ok() {}
+        std::fs::write(root.join("digits/1/model.onnx"), "x").expect("written");
         assert!(heard(&events, Some("digits")));
     }
 }

@@ -61,6 +61,7 @@ pub(super) struct Agenda {
     /// Work that waits for a thread, the smallest first.
     waiting: BTreeMap<(u64, u64), Task>,
     running: HashMap<u64, Running>,
+    ended: Vec<JoinHandle<()>>,
     last_number: u64,
 }
 
@@ -143,7 +144,9 @@ impl Agenda {
             .iter()
             .filter(|(id, _)| !self.looking.contains(*id))
             .map(|(_, at)| *at);
-        let watch = (!self.running.is_empty()).then(|| Instant::now() + WATCH_EVERY);
+        // Somebody may become slow, or a thread may be had again.
+        let is_work = !self.running.is_empty() || !self.waiting.is_empty();
+        let watch = is_work.then(|| Instant::now() + WATCH_EVERY);
         due.chain(watch).min()
     }
 
@@ -190,12 +193,15 @@ impl Agenda {
         self.running.insert(number, running);
     }
 
+    /// A thread has done its work; it ends in this very moment.
+    pub(super) fn ended(&mut self, number: u64) {
+        let running = self.running.remove(&number);
+        self.ended.extend(running.map(|running| running.thread));
+    }
+
     /// The threads that have ended since the last call; to be joined.
     pub(super) fn finished(&mut self) -> Vec<JoinHandle<()>> {
-        self.running
-            .extract_if(|_, running| running.thread.is_finished())
-            .map(|(_, running)| running.thread)
-            .collect()
+        std::mem::take(&mut self.ended)
     }
 
     /// Loads that run for longer than `limit`; their threads are no longer counted.
@@ -210,9 +216,7 @@ impl Agenda {
     pub(super) fn stop(&mut self) -> Vec<JoinHandle<()>> {
         self.due.clear();
         self.waiting.clear();
-        self.running
-            .drain()
-            .map(|(_, running)| running.thread)
-            .collect()
+        let running = self.running.drain().map(|(_, running)| running.thread);
+        running.chain(std::mem::take(&mut self.ended)).collect()
     }
 }

@@ -34,6 +34,9 @@ pub(super) struct Desk {
     memory: HashMap<ModelId, BTreeMap<VersionNumber, Memory>>,
     /// Versions out of the catalog that requests may still hold.
     retired: Vec<Arc<LoadedVersion>>,
+    /// How long a load may take before it counts as hanging.
+    loading_time: Duration,
+    listed: bool,
     stopping: bool,
 }
 
@@ -43,11 +46,8 @@ const REAP_EVERY: Duration = Duration::from_millis(25);
 /// When a store that could not be read is asked again.
 const READ_AGAIN: Duration = Duration::from_secs(5);
 
-/// A version that is not open by then has failed; its thread is left behind, as a runtime cannot be stopped from outside.
-const LOADING_TIME: Duration = Duration::from_mins(2);
-
 impl Desk {
-    pub(super) fn new(handle: CatalogHandle) -> Self {
+    pub(super) fn new(handle: CatalogHandle, loading_time: Duration) -> Self {
         Self {
             handle,
             agenda: Agenda::default(),
@@ -55,6 +55,8 @@ impl Desk {
             unread: BTreeSet::new(),
             memory: HashMap::new(),
             retired: Vec::new(),
+            loading_time,
+            listed: false,
             stopping: false,
         }
     }
@@ -65,7 +67,7 @@ impl Desk {
         for id in catalog.models.keys() {
             self.agenda.due_in(id, Duration::ZERO);
         }
-        if !catalog.scanned {
+        if !std::mem::replace(&mut self.listed, true) {
             self.unread = ids.iter().map(|(id, _)| id.clone()).collect();
         }
         self.agenda.list(ids);
@@ -86,12 +88,26 @@ impl Desk {
                 Err(used) => self.retired.push(used),
             }
         }
-        for load in self.agenda.overdue(LOADING_TIME) {
-            let limit = LOADING_TIME.as_secs();
-            let error = LoadError::of(format!("it did not finish loading within {limit} s"));
-            // Each further try would cost another thread.
-            let outcome = Err(error.for_good());
-            self.loaded(&load, outcome);
+        for load in self.agenda.overdue(self.loading_time) {
+            // Its thread is left behind, as a runtime cannot be stopped from outside. Should it come to an end after
+            // all, its outcome still counts; until then no other thread is spent on the same files.
+            let Candidate {
+                model,
+                number,
+                digest,
+                ..
+            } = &*load.candidate;
+            let limit = self.loading_time.as_secs();
+            let reason = format!("it did not finish loading within {limit} s");
+            if self.is_current(&load) {
+                self.mark(
+                    model,
+                    *number,
+                    VersionState::Failed,
+                    Some(*digest),
+                    Some(reason),
+                );
+            }
         }
     }
 
@@ -192,6 +208,15 @@ impl Desk {
     fn memory(&mut self, id: &ModelId, number: VersionNumber) -> &mut Memory {
         let model = self.memory.entry(id.clone()).or_default();
         model.entry(number).or_default()
+    }
+
+    /// What failed need not wait any longer.
+    pub(super) fn retry_all(&mut self) {
+        let now = Instant::now();
+        let memories = self.memory.values_mut().flat_map(BTreeMap::values_mut);
+        for failed in memories.filter_map(|memory| memory.failed.as_mut()) {
+            failed.retry_at = now;
+        }
     }
 
     /// Whatever is being loaded for this version is of no interest any more.
@@ -369,7 +394,7 @@ impl Desk {
         let before = memory.failed.as_ref();
         let before = before.filter(|failed| failed.fingerprint == candidate.fingerprint);
         let times = before.map_or(0, |failed| failed.times) + 1;
-        let retry_at = error.again.then(|| Instant::now() + back_off(times));
+        let retry_at = Instant::now() + back_off(times);
         memory.failed = Some(Failed {
             fingerprint: candidate.fingerprint,
             digest: candidate.digest,
@@ -378,9 +403,7 @@ impl Desk {
             times,
             retry_at,
         });
-        if error.again {
-            self.agenda.due_in(id, back_off(times));
-        }
+        self.agenda.due_in(id, back_off(times));
         let digest = Some(candidate.digest);
         self.mark(id, number, VersionState::Failed, digest, Some(error.reason));
     }

@@ -48,8 +48,6 @@ pub struct LoadError {
     pub reason: String,
     /// Every check that was made.
     pub checks: Vec<Check>,
-    /// Whether it is worth another try although the files stay as they are.
-    pub again: bool,
     /// Whether the files changed meanwhile, so that nothing can be said.
     pub changed: bool,
 }
@@ -65,17 +63,7 @@ impl LoadError {
         Self {
             reason,
             checks,
-            again: true,
             changed: false,
-        }
-    }
-
-    /// The same, not worth another try.
-    #[must_use]
-    pub(super) fn for_good(self) -> Self {
-        Self {
-            again: false,
-            ..self
         }
     }
 
@@ -110,6 +98,12 @@ impl Loader {
             config,
             trial: None,
         }
+    }
+
+    /// How long a load may take before it counts as hanging.
+    pub(super) fn longest(&self) -> Duration {
+        let trial = self.trial.as_ref().map(Trial::longest);
+        OPENING_TIME.saturating_add(trial.unwrap_or_default())
     }
 
     /// Tries every candidate in a child process before it is opened in this one.
@@ -212,6 +206,9 @@ impl Loader {
         if let Some(trial) = &self.trial {
             progress(VersionState::Loading, Some("tried in a child process"));
             trial.pass(candidate, wanted)?;
+            if !wanted() {
+                return Err(LoadError::of("something newer is wanted".into()).for_a_change());
+            }
         }
         progress(VersionState::Loading, None);
         let testing = || progress(VersionState::Testing, None);
@@ -261,6 +258,9 @@ impl Loader {
         })
     }
 }
+
+/// A graph that is not open and tried by then hangs.
+const OPENING_TIME: Duration = Duration::from_mins(2);
 
 /// Jobs that may wait before a version unless its manifest says otherwise; the expected wait binds long before.
 const DEFAULT_MAX_QUEUE: usize = 4096;

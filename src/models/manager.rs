@@ -62,11 +62,12 @@ impl ModelManager {
     #[must_use]
     pub fn new(store: Arc<dyn ModelStore>, loader: Loader, notice: NoticeConfig) -> Arc<Self> {
         let handle = CatalogHandle::default();
+        let desk = Desk::new(handle.clone(), loader.longest());
         Arc::new(Self {
             store,
             loader,
             notice,
-            desk: Mutex::new(Desk::new(handle.clone())),
+            desk: Mutex::new(desk),
             handle,
             called: Condvar::new(),
             thread: Mutex::default(),
@@ -134,6 +135,20 @@ impl ModelManager {
         self.called.notify_all();
     }
 
+    /// Looks at everything, tries at once what failed, and listens anew: what lies behind links may have moved without a
+    /// word. Returns at once.
+    pub fn rescan(&self) {
+        self.watch_anew();
+        self.desk().retry_all();
+        self.nudge(None);
+    }
+
+    fn watch_anew(&self) {
+        if let Some(watcher) = &*lock(&self.watcher) {
+            watcher.refresh();
+        }
+    }
+
     fn desk(&self) -> MutexGuard<'_, Desk> {
         lock(&self.desk)
     }
@@ -143,10 +158,14 @@ impl ModelManager {
         let mut scan_at = Instant::now() + scan_every;
         loop {
             let mut desk = self.desk();
-            if std::mem::take(&mut desk.all_due) || scan_at <= Instant::now() {
+            let is_scan = scan_at <= Instant::now();
+            if std::mem::take(&mut desk.all_due) || is_scan {
                 drop(desk);
+                if is_scan {
+                    self.watch_anew();
+                    scan_at = Instant::now() + scan_every;
+                }
                 self.list();
-                scan_at = Instant::now() + scan_every;
                 desk = self.desk();
             }
             if desk.is_stopping() {
@@ -196,6 +215,7 @@ impl ModelManager {
             if let Some(task) = task {
                 manager.work(task);
             }
+            manager.desk().agenda.ended(number);
             manager.called.notify_all();
         });
         match thread {
@@ -304,8 +324,25 @@ impl ModelManager {
         }
         join(ended);
         let executing = self.desk().executing();
-        for loaded in executing {
-            loaded.scheduler.stop();
+        let ending = move || {
+            for loaded in &executing {
+                loaded.scheduler.close();
+            }
+            for loaded in executing {
+                loaded.scheduler.stop();
+            }
+        };
+        let ending = std::thread::Builder::new()
+            .name("ending".to_owned())
+            .spawn(ending);
+        let deadline = Instant::now() + STOPPING_TIME;
+        if let Ok(thread) = ending {
+            while !thread.is_finished() && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            if !thread.is_finished() {
+                tracing::warn!("a run does not end and is left behind");
+            }
         }
     }
 }

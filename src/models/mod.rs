@@ -10,6 +10,7 @@ mod loaded;
 mod loader;
 mod manager;
 mod plan;
+mod room;
 mod trial;
 mod widen;
 

@@ -31,8 +31,8 @@ pub(super) struct Failed {
     pub(super) reason: String,
     /// Failures in a row.
     pub(super) times: u32,
-    /// When it is tried again; never by itself where it would only cost a thread again.
-    pub(super) retry_at: Option<Instant>,
+    /// When it is tried again.
+    pub(super) retry_at: Instant,
 }
 
 impl Failed {
@@ -146,19 +146,16 @@ fn step_for(
             let Some(failed) = failed.filter(|failed| failed.is_of(&candidate)) else {
                 return Step::Load(candidate);
             };
-            match failed.retry_at {
-                Some(at) if at <= now => Step::Load(candidate),
-                later => {
-                    if let Some(at) = later {
-                        look_again(at - now);
-                    }
-                    mark(
-                        VersionState::Failed,
-                        Some(failed.digest),
-                        Some(failed.reason.clone()),
-                    )
-                }
+            let wait = failed.retry_at.saturating_duration_since(now);
+            if wait.is_zero() {
+                return Step::Load(candidate);
             }
+            look_again(wait);
+            mark(
+                VersionState::Failed,
+                Some(failed.digest),
+                Some(failed.reason.clone()),
+            )
         }
     }
 }
@@ -237,7 +234,7 @@ mod tests {
         }
     }
 
-    fn failed(byte: u8, retry_at: Option<Instant>) -> Known {
+    fn failed(byte: u8, retry_at: Instant) -> Known {
         Known {
             failed: Some(Failed {
                 fingerprint: fingerprint(byte),
@@ -286,7 +283,7 @@ mod tests {
             draining: true,
             ..Known::default()
         };
-        let later = now.checked_add(Duration::from_secs(5));
+        let later = now + Duration::from_secs(5);
         for (content, known, wanted) in [
             (Some(candidate(1)), Known::default(), "load"),
             (Some(candidate(1)), live(1), "serve"),
@@ -294,8 +291,7 @@ mod tests {
             (Some(candidate(1)), in_hand(1), "leave"),
             (Some(candidate(2)), in_hand(1), "load"),
             (Some(candidate(1)), failed(1, later), "failed"),
-            (Some(candidate(1)), failed(1, None), "failed"),
-            (Some(candidate(1)), failed(1, Some(now)), "load"),
+            (Some(candidate(1)), failed(1, now), "load"),
             (Some(candidate(2)), failed(1, later), "load"),
             (Some(candidate(1)), draining(), "load"),
             (Some(waiting()), Known::default(), "waiting"),
@@ -335,7 +331,7 @@ mod tests {
     #[test]
     fn the_next_look_is_the_earliest_reason_for_one() {
         let now = Instant::now();
-        let retry = now.checked_add(Duration::from_secs(5));
+        let retry = now + Duration::from_secs(5);
         let found = |content| FoundVersion {
             number: number(1),
             content,

@@ -18,6 +18,7 @@ use serde::Deserialize;
 
 use super::examine::Check;
 use super::loader::LoadError;
+use super::room;
 use crate::model_store::Candidate;
 
 /// How trials are made.
@@ -31,7 +32,7 @@ pub struct TrialConfig {
     pub environment: Vec<(String, String)>,
     /// Bytes of memory; `None` goes by the size of the model.
     pub memory: Option<u64>,
-    /// From the start to the verdict.
+    /// Time on one core; a child that is kept from the cores may take [`PATIENCE`] times as long by the clock.
     pub time: Duration,
 }
 
@@ -46,6 +47,9 @@ const LEAST_MEMORY: u64 = 1 << 30;
 
 /// How many times the bytes of its files a graph may take on top: read, optimised, laid out anew, and at work.
 const TIMES_ITS_FILES: u64 = 6;
+
+/// A trial goes behind requests on every core: by the clock it may take so many times its time on one core.
+pub(super) const PATIENCE: u32 = 3;
 
 /// How often a running trial is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
@@ -76,10 +80,8 @@ struct ReportedVersion {
 }
 
 impl ReportedVersion {
-    fn read_other_than(&self, fingerprint: &str) -> bool {
-        self.fingerprint
-            .as_deref()
-            .is_some_and(|read| read != fingerprint)
+    fn is_of(&self, fingerprint: &str) -> bool {
+        self.fingerprint.as_deref() == Some(fingerprint)
     }
 }
 
@@ -135,14 +137,14 @@ impl Trial {
             End::Exited(status) => status,
         };
         match verdict(&said) {
-            // It read other files than those that are meant here.
-            Some(version) if version.read_other_than(&fingerprint) => {
-                let changed = "its files changed while it was tried".to_owned();
-                Err(LoadError::of(changed).for_a_change())
-            }
-            Some(version) if version.ok && status.success() => {
+            Some(version) if version.ok && status.success() && version.is_of(&fingerprint) => {
                 self.passed.add(&fingerprint);
                 Ok(())
+            }
+            // It read other files than those that are meant here.
+            Some(_) if !candidate.is_unchanged() => {
+                let changed = "its files changed while it was tried".to_owned();
+                Err(LoadError::of(changed).for_a_change())
             }
             Some(ReportedVersion {
                 ok: false,
@@ -150,6 +152,10 @@ impl Trial {
                 checks,
                 ..
             }) => Err(LoadError::with(reason, known_checks(checks))),
+            Some(version) if version.ok && status.success() => Err(LoadError::of(
+                "the program that tries it reads it otherwise: was it replaced since the start?"
+                    .into(),
+            )),
             _ => {
                 tracing::warn!(
                     model = candidate.model.as_str(),
@@ -166,8 +172,12 @@ impl Trial {
     fn command(&self, candidate: &Candidate) -> Command {
         let config = &self.config;
         let memory = config.memory.unwrap_or_else(|| {
-            LEAST_MEMORY.saturating_add(candidate.bytes().saturating_mul(TIMES_ITS_FILES))
+            let wanted =
+                LEAST_MEMORY.saturating_add(candidate.bytes().saturating_mul(TIMES_ITS_FILES));
+            // A container that runs out of memory loses all its processes, this one included.
+            room::left().map_or(wanted, |left| wanted.min(left))
         });
+        let threads = u64::try_from(candidate.manifest.serving.threads.unwrap_or(1)).unwrap_or(1);
         let mut command = Command::new(&config.program);
         command
             .args(["models", "check", "--json"])
@@ -179,7 +189,14 @@ impl Trial {
             .arg("--confine-memory")
             .arg(memory.to_string())
             .arg("--confine-seconds")
-            .arg(config.time.as_secs().max(1).to_string())
+            .arg(
+                config
+                    .time
+                    .as_secs()
+                    .max(1)
+                    .saturating_mul(threads.max(1))
+                    .to_string(),
+            )
             .args(&config.arguments)
             .env_clear()
             .envs(config.environment.iter().map(|(name, value)| (name, value)))
@@ -191,7 +208,7 @@ impl Trial {
 
     /// Waits for the child's end, and brings it about where it takes too long or nobody waits.
     fn wait(&self, child: &mut Child, wanted: &dyn Fn() -> bool) -> std::io::Result<End> {
-        let deadline = Instant::now() + self.config.time;
+        let deadline = Instant::now() + self.longest();
         let end = loop {
             if let Some(status) = child.try_wait()? {
                 return Ok(End::Exited(status));
@@ -207,6 +224,11 @@ impl Trial {
         child.kill()?;
         child.wait()?;
         Ok(end)
+    }
+
+    /// How long a trial may take by the clock.
+    pub(super) fn longest(&self) -> Duration {
+        self.config.time.saturating_mul(PATIENCE)
     }
 
     fn too_long(&self) -> String {

@@ -483,3 +483,59 @@ async fn another_choice_of_versions_opens_no_gap() {
         .await;
     assert_eq!(version(&view, 3)["state"], "live", "{view}");
 }
+
+/// The default `model_store.url` is relative; events name files by their whole path.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relative_folder_is_watched_like_any_other() {
+    let store = TestStore::tiny(&["rgb-f32", "rgb-bgr"]);
+    let served = Served::start_in(
+        store.path(),
+        &[
+            ("LENSGATE__MODEL_STORE__URL", "."),
+            ("LENSGATE__MODEL_STORE__SCAN_INTERVAL", "1h"),
+            ("LENSGATE__TELEMETRY__LOG_LEVEL", "debug"),
+        ],
+    );
+    let client = reqwest::Client::new();
+    served.ready(&client).await;
+    a_while().await;
+    // All the length at once, the content later: only who has it open tells that it is not finished.
+    let path = store.path().join("rgb-f32/1/model.onnx");
+    let mut other = noted(&graph(), 1);
+    let end = other.split_off(other.len() - 4);
+    let mut file = std::fs::File::create(&path).expect("created");
+    file.write_all(&other)
+        .and_then(|()| file.write_all(b"half"))
+        .expect("written");
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let view = served.model(&client, "rgb-f32").await;
+    assert_eq!(version(&view, 1)["digest"], digest(&graph()), "{view}");
+    assert_eq!(version(&view, 1)["pending"]["state"], "waiting", "{view}");
+    std::os::unix::fs::FileExt::write_at(
+        &file,
+        &end,
+        u64::try_from(other.len()).expect("a length"),
+    )
+    .expect("written");
+    drop(file);
+    let whole = [other, end].concat();
+    let deadline = Instant::now() + Duration::from_mins(1);
+    while !serves(&served.model(&client, "rgb-f32").await, 1, &whole) {
+        assert!(Instant::now() < deadline, "{}", served.log());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn an_odd_entry_harms_itself_alone() {
+    let store = TestStore::tiny(&["rgb-f32"]);
+    std::os::unix::fs::symlink("loop", store.path().join("loop")).expect("a link");
+    std::os::unix::fs::symlink("nowhere", store.path().join("dangling")).expect("a link");
+    store.write("file", "not a folder");
+    let gateway = TestGateway::start(store.path(), &[]).await;
+    let red = read(data("images/red.png"));
+    let answer = gateway
+        .raw("/v1/models/rgb-f32/classify", "image/png", red)
+        .await;
+    assert_eq!(answer.assert_ok()["class"], "red");
+}
