@@ -25,9 +25,9 @@ check: tools
 format:
 	cargo fmt
 
-## Measure: the bare loop against HTTP, side by side in one run (needs LENSGATE_FIXTURES)
+## Measure: the bare loop against HTTP, overload, and serving while a model loads (needs LENSGATE_FIXTURES)
 bench: tools
-	cargo bench --locked --bench throughput
+	cargo bench --locked --no-fail-fast --bench throughput --bench overload --bench loading
 
 ## Fetch what the build and the gateway need
 tools:
