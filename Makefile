@@ -25,11 +25,10 @@ check: tools
 format:
 	cargo fmt
 
-## Measure: the picture path against the fastest crates, the bare loop against HTTP; each side by side in one run
-## (needs LENSGATE_FIXTURES)
+## Measure: the picture path against the fastest crates, the bare loop against HTTP, cached answers, overload, and serving
+## while a model loads; each side by side in one run (needs LENSGATE_FIXTURES)
 bench: tools
-	cargo bench --locked --bench picture
-	cargo bench --locked --bench throughput
+	cargo bench --locked --no-fail-fast --bench picture --bench throughput --bench cache --bench overload --bench loading
 
 ## Fetch what the build and the gateway need
 tools:
