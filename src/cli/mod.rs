@@ -12,6 +12,7 @@ mod check;
 mod classify;
 mod config;
 mod openapi;
+mod pick;
 mod serve;
 
 /// A gateway that serves image-classification ONNX models over HTTP.
