@@ -11,6 +11,7 @@ mod loader;
 mod manager;
 mod plan;
 mod trial;
+pub mod tune;
 mod widen;
 
 pub use catalog::{Catalog, CatalogHandle, ModelEntry, Pending, VersionEntry, VersionState};
