@@ -7,9 +7,10 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use serde_json::json;
 
+use super::pick;
 use crate::config::{Config, Environment};
 use crate::domain::ids::{ModelId, VersionNumber};
-use crate::model_store::{Candidate, Content, FoundModel, ModelStore as _};
+use crate::model_store::{Candidate, FoundModel, ModelStore as _};
 use crate::models::Opened;
 use crate::{app, vision};
 
@@ -39,40 +40,17 @@ pub(super) fn run(
 ) -> anyhow::Result<ExitCode> {
     let model = find(args, settings)?;
     let loader = app::loader(settings, app::backends(settings, environment));
-    let mut reason = format!("model {} has no such version", model.id);
-    for version in model.versions.iter().rev() {
-        if args.version.is_some_and(|wanted| wanted != version.number) {
-            continue;
-        }
-        match &version.content {
-            Content::Candidate(candidate) => match loader.examine(candidate) {
-                Ok((opened, _)) => return classify_all(args, settings, candidate, &opened),
-                Err(error) => reason = format!("version {}: {error}", version.number),
-            },
-            Content::Broken { reason: why, .. }
-            | Content::Absent { reason: why }
-            | Content::Waiting { reason: why, .. } => {
-                reason = format!("version {}: {why}", version.number);
-            }
-            Content::NotSelected => {}
-        }
-    }
-    bail!("no version of model {} can be used: {reason}", model.id)
+    let (candidate, opened) = pick::version(&model, args.version, &loader)?;
+    classify_all(args, settings, candidate, &opened)
 }
 
 fn find(args: &ClassifyArgs, settings: &Config) -> anyhow::Result<FoundModel> {
-    let store = app::model_store(settings);
     match args.model.as_ref().or(settings.default_model.as_ref()) {
         Some(name) => {
             let id: ModelId = name.parse().with_context(|| format!("{name:?}"))?;
-            store.find(&id, &mut |_| ())?.with_context(|| {
-                format!(
-                    "there is no model {id} in {}",
-                    settings.model_store.folder().display()
-                )
-            })
+            pick::model(settings, &id)
         }
-        None => match <[FoundModel; 1]>::try_from(store.scan()?) {
+        None => match <[FoundModel; 1]>::try_from(app::model_store(settings).scan()?) {
             Ok([only]) => Ok(only),
             Err(several) => {
                 let ids: Vec<&str> = several.iter().map(|model| model.id.as_str()).collect();
@@ -152,15 +130,7 @@ fn classify(
     settings: &Config,
     opened: &Opened,
 ) -> anyhow::Result<Vec<(String, usize, f32)>> {
-    let found = std::fs::metadata(path).context("cannot be read")?;
-    if found.len() > settings.limits.max_image_bytes {
-        bail!(
-            "has {} bytes; allowed are {}",
-            found.len(),
-            settings.limits.max_image_bytes
-        );
-    }
-    let bytes = std::fs::read(path).context("cannot be read")?;
+    let bytes = pick::picture(path, settings)?;
     let limits = vision::DecodeLimits {
         max_pixels: settings.limits.max_image_pixels,
     };

@@ -12,7 +12,9 @@ mod check;
 mod classify;
 mod config;
 mod openapi;
+mod pick;
 mod serve;
+mod tune;
 
 /// A gateway that serves image-classification ONNX models over HTTP.
 #[derive(Debug, Parser)]
@@ -54,6 +56,8 @@ enum Command {
 enum ModelsCommand {
     /// Try every version: what it is, or why it cannot be served
     Check(check::CheckArgs),
+    /// Measure which settings of [serving] serve a model best on this machine
+    Tune(tune::TuneArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -83,6 +87,10 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Models(ModelsCommand::Check(args)) => {
             quiet(&settings)?;
             check::run(&args, settings, &environment)
+        }
+        Command::Models(ModelsCommand::Tune(args)) => {
+            quiet(&settings)?;
+            tune::run(&args, settings, &environment)
         }
         Command::Openapi(args) => Ok(openapi::run(&args, &settings)),
         Command::Config(ConfigCommand::Check(args)) => config::run(&args, &settings),

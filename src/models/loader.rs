@@ -115,6 +115,11 @@ impl Loader {
         }
     }
 
+    /// Cores that the process may use.
+    pub(super) fn cores(&self) -> usize {
+        self.config.cores.max(1)
+    }
+
     /// Opens and tries a candidate on the backend that its manifest asks for.
     ///
     /// # Errors
@@ -269,12 +274,12 @@ const DEFAULT_MAX_QUEUE: usize = 4096;
 /// nothing.
 const DEFAULT_OFF_CPU_BATCH: usize = 8;
 
-fn is_on_cpu(opened: &Opened) -> bool {
+pub(super) fn is_on_cpu(opened: &Opened) -> bool {
     opened.session.providers().iter().all(|name| name == "cpu")
 }
 
 /// Whether the runs leave the processor's cores to others.
-fn is_off_cpu(opened: &Opened) -> bool {
+pub(super) fn is_off_cpu(opened: &Opened) -> bool {
     let first = opened.session.providers().first();
     first.is_some_and(|name| name == "cuda" || name == "tensorrt")
 }

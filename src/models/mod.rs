@@ -12,6 +12,7 @@ mod manager;
 mod plan;
 mod room;
 mod trial;
+pub mod tune;
 mod widen;
 
 pub use catalog::{Catalog, CatalogHandle, ModelEntry, Pending, VersionEntry, VersionState};

@@ -47,7 +47,7 @@ const MAY_IMPORT: [(&str, &[&str]); 10] = [
 const ROOF: [&str; 4] = ["app", "cli", "lifecycle", "main"];
 
 /// Crate → the places that may name it.
-const DOORS: [(&str, &[&str]); 15] = [
+const DOORS: [(&str, &[&str]); 16] = [
     ("poem", &["api/", "app.rs"]),
     ("poem_openapi", &["api/"]),
     ("hyper", &["api/listener"]),
@@ -63,6 +63,7 @@ const DOORS: [(&str, &[&str]); 15] = [
     ("notify", &["model_store/watcher.rs"]),
     ("moka", &["classify/cache.rs"]),
     ("indicatif", &["cli/"]),
+    ("toml_edit", &["cli/tune/"]),
 ];
 
 fn sources() -> Vec<(String, String)> {
