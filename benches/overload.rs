@@ -19,6 +19,8 @@
 mod fixture;
 #[expect(dead_code, reason = "loading uses more of it")]
 mod load;
+#[expect(dead_code, reason = "the other benches use more of it")]
+mod photo;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -57,7 +59,8 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     };
     let store = fixture::real::store(&fixtures, &[&model], "ort");
-    let request = load::connection::classify(&model, &load::photo::jpeg(&fixtures));
+    let picture = fixture::read(fixtures.join("images/cat_meow.jpg"));
+    let request = load::connection::classify(&model, &photo::jpeg(&picture, 375, 500));
     load::runtime().block_on(async {
         let bench = Bench {
             gateway: Gateway::start(store.path()).await,

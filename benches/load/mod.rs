@@ -7,7 +7,6 @@ pub(crate) mod figures;
 pub(crate) mod gateway;
 pub(crate) mod machine;
 pub(crate) mod open;
-pub(crate) mod photo;
 
 /// What was given behind `--`; a bench names each in its first lines.
 pub(crate) struct Given(Vec<String>);

@@ -231,9 +231,12 @@ impl Queue {
 
     fn is_full(&self, state: &State) -> bool {
         let waiting = state.waiting();
+        // What is expected is the middle of what comes: measured, one wait in a hundred is up to a tenth longer. The
+        // bound is to hold for that one, too.
         // A queue of one round and one more is always allowed: a model slower than the bound must still serve, and only
         // jobs that leave others behind say how fast they leave.
-        let crowded = waiting > self.bounds.threads && self.wait_of(state) > self.bounds.wait;
+        let crowded =
+            waiting > self.bounds.threads && self.wait_of(state) > self.bounds.wait * 17 / 20;
         waiting >= self.bounds.jobs || crowded
     }
 
@@ -428,15 +431,15 @@ mod tests {
                 .map_while(|(job, reply)| queue.push(job).is_ok().then_some(reply))
                 .collect::<Vec<Reply>>()
         };
-        // Two threads, half a second a job: nine waiting jobs are more than two seconds of work.
+        // Two threads, half a second a job: seven waiting jobs are more than 1.7 s of work, and the bound is 2 s.
         let _first = fill();
-        assert_eq!(queue.len(), 9);
+        assert_eq!(queue.len(), 7);
         // What counts is how fast they leave, once that is known.
         for _ in 0..4 {
             queue.state().pace.add(Duration::from_millis(100));
         }
         let _more = fill();
-        assert_eq!(queue.len(), 21);
+        assert_eq!(queue.len(), 18);
     }
 
     #[test]
