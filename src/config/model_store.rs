@@ -59,7 +59,7 @@ impl Default for ModelStoreConfig {
             quiet_ms: 200,
             watch: true,
             scan_interval: Seconds::new(60),
-            trial_timeout: Seconds::new(60),
+            trial_timeout: Seconds::new(30),
             trial_max_bytes: 0,
             trials_file: PathBuf::from("data/trials"),
         }
