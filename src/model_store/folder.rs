@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -30,6 +31,9 @@ const MAX_MANIFEST_BYTES: u64 = 1 << 20;
 
 /// A file that is not whole and has not grown for this long has been given up by whoever wrote it.
 const GIVEN_UP: Duration = Duration::from_secs(10);
+
+/// How often a model is read anew because it changed meanwhile.
+const READINGS: usize = 3;
 
 /// The most files of a folder that are looked at without being named by anything.
 const MOST_FILES: usize = 1000;
@@ -145,20 +149,24 @@ impl ModelStore for FolderStore {
         id: &ModelId,
         hashing: &mut dyn FnMut(VersionNumber),
     ) -> Result<Option<FoundModel>, StoreError> {
-        let numbers = match subfolders(&self.root.join(id.as_str())) {
-            Ok(numbers) => sorted(numbers),
-            // The folder must be gone by itself, not with the whole store.
-            Err(error) if is_absence(&error) && self.root.is_dir() => {
-                self.all_observed().remove(id);
-                return Ok(None);
+        let dir = self.root.join(id.as_str());
+        let list = || subfolders(&dir).map(sorted);
+        for _ in 0..READINGS {
+            let numbers = match list() {
+                Ok(numbers) => numbers,
+                Err(error) if is_absence(&error) => return self.absent(id, &dir),
+                Err(error) => return Err(self.error(&error)),
+            };
+            let before = self.all_observed().remove(id).unwrap_or_default();
+            let mut observed = before.next_round();
+            let found = self.model(id, &numbers, &mut observed, hashing);
+            self.all_observed().insert(id.clone(), observed);
+            // What came or went in the middle of it, with the whole store at worst, was not seen to be there or gone.
+            if list().is_ok_and(|again| again == numbers) {
+                return Ok(Some(found));
             }
-            Err(error) => return Err(self.error(&error)),
-        };
-        let before = self.all_observed().remove(id).unwrap_or_default();
-        let mut observed = before.next_round();
-        let found = self.model(id, &numbers, &mut observed, hashing);
-        self.all_observed().insert(id.clone(), observed);
-        Ok(Some(found))
+        }
+        Err(self.changing())
     }
 
     fn watch(&self, changed: Changed) -> Result<Watcher, WatchError> {
@@ -167,6 +175,26 @@ impl ModelStore for FolderStore {
 }
 
 impl FolderStore {
+    /// A model's folder is not there: it must be gone by itself, not with the whole store.
+    fn absent(&self, id: &ModelId, dir: &Path) -> Result<Option<FoundModel>, StoreError> {
+        let root = || fs::metadata(&self.root).map(|found| (found.dev(), found.ino()));
+        let before = root().map_err(|error| self.error(&error))?;
+        let is_gone = fs::metadata(dir).is_err_and(|error| is_absence(&error));
+        let after = root().map_err(|error| self.error(&error))?;
+        if !is_gone || before != after {
+            return Err(self.changing());
+        }
+        self.all_observed().remove(id);
+        Ok(None)
+    }
+
+    fn changing(&self) -> StoreError {
+        StoreError {
+            path: self.root.clone(),
+            reason: "it changed while it was read".to_owned(),
+        }
+    }
+
     fn all_observed(&self) -> std::sync::MutexGuard<'_, HashMap<ModelId, Observed>> {
         self.observed.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -384,9 +384,20 @@ async fn a_store_that_cannot_be_read_takes_nothing_away() {
     a_while().await;
     let red = read(data("images/red.png"));
     let answer = gateway
-        .raw("/v1/models/rgb-f32/classify", "image/png", red)
+        .raw("/v1/models/rgb-f32/classify", "image/png", red.clone())
         .await;
     assert_eq!(answer.assert_ok()["class"], "red");
+    // Now it is there, now it is not, whenever it is looked at.
+    for _ in 0..50 {
+        for (from, to) in [(&away, &inner), (&inner, &away)] {
+            std::fs::rename(from, to).expect("moved");
+            gateway.manager.nudge(None);
+            tokio::time::sleep(Duration::from_millis(7)).await;
+            let route = "/v1/models/rgb-f32/classify";
+            let answer = gateway.raw(route, "image/png", red.clone()).await;
+            assert_eq!(answer.assert_ok()["class"], "red");
+        }
+    }
     // It comes back with something new in it.
     let other = noted(&graph(), 1);
     std::fs::write(away.join("rgb-f32/1/model.onnx"), &other).expect("written");
