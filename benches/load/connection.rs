@@ -54,6 +54,13 @@ impl Connection {
         self.kept
     }
 
+    /// An exchange that must be answered with 200; gives the body.
+    pub(crate) async fn ok(&mut self, request: &[u8]) -> String {
+        let answer = self.exchange(request).await.expect("an answer");
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        answer.body
+    }
+
     /// Reads while it still writes: an answer may come before the request's body is through.
     pub(crate) async fn exchange(&mut self, request: &[u8]) -> io::Result<Answer> {
         let (mut reading, mut writing) = self.stream.split();
@@ -100,8 +107,13 @@ async fn answer(
 
 /// The request that classifies `picture`.
 pub(crate) fn classify(model: &str, picture: &[u8]) -> Arc<[u8]> {
+    post(&format!("/v1/models/{model}/classify"), picture)
+}
+
+/// The request that sends `picture` to `route`.
+pub(crate) fn post(route: &str, picture: &[u8]) -> Arc<[u8]> {
     let head = format!(
-        "POST /v1/models/{model}/classify HTTP/1.1\r\nHost: bench\r\nContent-Type: application/octet-stream\r\n\
+        "POST {route} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/octet-stream\r\n\
          Content-Length: {}\r\n\r\n",
         picture.len()
     );

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::digest::Fingerprint;
-use super::observed::{Observed, Settling, Unsettled, is_absence};
+use super::observed::{LOOK_AGAIN, Observed, Settling, Unsettled, is_absence};
 use super::watcher::{Changed, WatchError, Watcher};
 use super::{Candidate, Content, FoundModel, FoundVersion, ModelStore, StoreError, labels, onnx};
 use crate::domain::ids::{Digest, ModelId, VersionNumber};
@@ -37,9 +37,6 @@ const READINGS: usize = 3;
 
 /// The most files of a folder that are looked at without being named by anything.
 const MOST_FILES: usize = 1000;
-
-/// How often a file that is not whole is looked at again.
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 impl FolderStore {
     /// The store in `root`; larger model files than `max_model_bytes` are broken. Files are taken as they are: what
@@ -354,19 +351,18 @@ impl Reading<'_> {
     fn facts(&mut self, graph: &Path) -> Result<(onnx::GraphFacts, Vec<PathBuf>), Refusal> {
         let read = self.observed.facts(graph);
         let outcome = read.as_ref().as_ref().map_err(Clone::clone);
-        let outcome = outcome.and_then(|facts| {
-            onnx::check_external(facts, &self.version_dir).map(|files| (facts, files))
-        });
+        let outcome =
+            outcome.and_then(|facts| onnx::check_external(facts, &self.version_dir).map(|_| facts));
         match outcome {
             // The operators' version is written behind the graph.
-            Ok((facts, _)) if facts.opset == 0 && self.growth(&[graph]).is_some() => {
+            Ok(facts) if facts.opset == 0 && self.growth(&[graph]).is_some() => {
                 Err(Refusal::Unsettled(Unsettled {
                     reason: "waiting for the rest of the copy: the model imports no operators yet"
                         .to_owned(),
                     again_in: LOOK_AGAIN,
                 }))
             }
-            Ok((facts, _)) => {
+            Ok(facts) => {
                 // By the names that events have, not by where links lead.
                 let named = facts.external.iter().map(|file| &file.location);
                 let external: Vec<PathBuf> =

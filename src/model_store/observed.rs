@@ -19,8 +19,8 @@ use crate::domain::ids::Digest;
 /// A file whose times are older than this was not just written, whatever the clocks of a network disk say.
 const CLEARLY_OLD: Duration = Duration::from_secs(10);
 
-/// How often a file that does not stand still is looked at again.
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// How often a file that does not stand still, or is not whole, is looked at again.
+pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// One file as it was last seen.
 #[derive(Clone)]

@@ -308,41 +308,25 @@ impl ModelManager {
         let mut threads = self.desk().stop();
         self.called.notify_all();
         threads.extend(lock(&self.thread).take());
-        let deadline = Instant::now() + STOPPING_TIME;
-        for thread in &threads {
-            while !thread.is_finished() && Instant::now() < deadline {
-                std::thread::sleep(Duration::from_millis(5));
-            }
-        }
-        let (ended, left): (Vec<_>, Vec<_>) =
-            threads.into_iter().partition(JoinHandle::is_finished);
-        if !left.is_empty() {
+        let left = join_in_time(threads);
+        if left > 0 {
             tracing::warn!(
-                threads = left.len(),
+                threads = left,
                 "a model is still loading and is left behind"
             );
         }
-        join(ended);
         let executing = self.desk().executing();
-        let ending = move || {
-            for loaded in &executing {
-                loaded.scheduler.close();
-            }
+        for loaded in &executing {
+            loaded.scheduler.close();
+        }
+        let ending = std::thread::Builder::new().name("ending".to_owned());
+        let ending = ending.spawn(move || {
             for loaded in executing {
                 loaded.scheduler.stop();
             }
-        };
-        let ending = std::thread::Builder::new()
-            .name("ending".to_owned())
-            .spawn(ending);
-        let deadline = Instant::now() + STOPPING_TIME;
-        if let Ok(thread) = ending {
-            while !thread.is_finished() && Instant::now() < deadline {
-                std::thread::sleep(Duration::from_millis(5));
-            }
-            if !thread.is_finished() {
-                tracing::warn!("a run does not end and is left behind");
-            }
+        });
+        if join_in_time(ending.into_iter().collect()) > 0 {
+            tracing::warn!("a run does not end and is left behind");
         }
     }
 }
@@ -354,6 +338,19 @@ fn end(version: LoadedVersion) {
     drop(version);
     memory::give_back();
     tracing::info!(model = model.as_str(), version = number.get(), %digest, "version ended");
+}
+
+/// Joins the threads that end within [`STOPPING_TIME`]; gives how many do not.
+fn join_in_time(threads: Vec<JoinHandle<()>>) -> usize {
+    let deadline = Instant::now() + STOPPING_TIME;
+    for thread in &threads {
+        while !thread.is_finished() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+    let (ended, left): (Vec<_>, Vec<_>) = threads.into_iter().partition(JoinHandle::is_finished);
+    join(ended);
+    left.len()
 }
 
 fn join(threads: Vec<JoinHandle<()>>) {
