@@ -14,16 +14,20 @@
 #[path = "../tests/it/fixture/mod.rs"]
 #[expect(dead_code, reason = "the tests use more of it than a benchmark does")]
 mod fixture;
+#[expect(dead_code, reason = "the load benches use more of it")]
+mod load;
+#[expect(dead_code, reason = "the other benches use more of it")]
+mod photo;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fixture::gateway::TestGateway;
+use load::connection::{self, Connection};
+use photo::median;
 use poem::listener::{Acceptor as _, Listener as _, TcpListener};
 use poem::{Response, Server, handler};
 use sha2::{Digest as _, Sha256};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 
 const MODEL: &str = "squeezenet1.1";
 const CALLERS: usize = 32;
@@ -31,50 +35,35 @@ const CALLERS: usize = 32;
 const BYTES: usize = 61_000;
 
 fn main() {
-    // `cargo bench` adds --bench.
-    let given: Vec<String> = std::env::args()
-        .skip(1)
-        .filter(|a| a != "--bench")
-        .collect();
-    let rounds = given
-        .first()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(7);
-    let seconds = given
-        .get(1)
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(2.0);
+    let given = load::Given::read();
+    let rounds: usize = given.at(0, 7);
+    let seconds: f64 = given.at(1, 2.0);
     let time = Duration::from_secs_f64(seconds);
     let Some(fixtures) = fixture::fixtures() else {
         return;
     };
     let store = fixture::real::store(&fixtures, &[MODEL], "ort");
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("a runtime");
+    let runtime = load::runtime();
     let gateway = runtime.block_on(TestGateway::start(store.path(), &[]));
     let mut picture = fixture::read(fixtures.join("images/tennis.jpg"));
     picture.resize(BYTES, 0);
     let gateway = Target {
         address: gateway.base.trim_start_matches("http://").to_owned(),
-        request: request(&format!("/v1/models/{MODEL}/classify"), &picture),
+        request: connection::post(&format!("/v1/models/{MODEL}/classify"), &picture),
         expected: "\"cached\":true",
         _gateway: Some(gateway),
     };
     let bare = Target {
         address: bare_server(),
-        request: request("/", &picture),
+        request: connection::post("/", &picture),
         expected: "\"sha256\"",
         _gateway: None,
     };
     // The first is a miss; from then on every answer must be a hit.
     runtime.block_on(async {
-        let mut stream = TcpStream::connect(&gateway.address)
-            .await
-            .expect("connected");
-        stream.write_all(&gateway.request).await.expect("sent");
-        answer(&mut stream, "\"cached\":false").await;
+        let mut connection = Connection::open(&gateway.address).await.expect("connected");
+        let first = connection.ok(&gateway.request).await;
+        assert!(first.contains("\"cached\":false"), "{first}");
     });
     let mut rates: [Vec<f64>; 2] = Default::default();
     println!(
@@ -102,14 +91,6 @@ struct Target {
     request: Arc<[u8]>,
     expected: &'static str,
     _gateway: Option<TestGateway>,
-}
-
-fn request(route: &str, picture: &[u8]) -> Arc<[u8]> {
-    let head = format!(
-        "POST {route} HTTP/1.1\r\nHost: bench\r\nContent-Type: image/jpeg\r\nContent-Length: {}\r\n\r\n",
-        picture.len()
-    );
-    [head.as_bytes(), picture].concat().into()
 }
 
 #[handler]
@@ -151,14 +132,11 @@ fn bare_server() -> String {
 async fn measure(target: &Target, time: Duration) -> f64 {
     let started = Instant::now();
     let calls = (0..CALLERS).map(|_| async {
-        let mut stream = TcpStream::connect(&target.address)
-            .await
-            .expect("connected");
-        stream.set_nodelay(true).expect("set");
+        let mut connection = Connection::open(&target.address).await.expect("connected");
         let mut answered = 0_u32;
         while started.elapsed() < time {
-            stream.write_all(&target.request).await.expect("sent");
-            answer(&mut stream, target.expected).await;
+            let body = connection.ok(&target.request).await;
+            assert!(body.contains(target.expected), "{body}");
             answered += 1;
         }
         answered
@@ -168,35 +146,4 @@ async fn measure(target: &Target, time: Duration) -> f64 {
         .into_iter()
         .sum();
     f64::from(answered) / started.elapsed().as_secs_f64()
-}
-
-/// Reads one answer, which must be a 200 with a length and hold `expected`.
-async fn answer(stream: &mut TcpStream, expected: &str) {
-    let mut read = Vec::with_capacity(4096);
-    loop {
-        assert!(
-            stream.read_buf(&mut read).await.expect("an answer") > 0,
-            "closed"
-        );
-        let text = String::from_utf8_lossy(&read);
-        let Some(end) = text.find("\r\n\r\n") else {
-            continue;
-        };
-        assert!(text.starts_with("HTTP/1.1 200"), "{text}");
-        let length = text[..end]
-            .lines()
-            .find_map(|line| line.strip_prefix("content-length: "))
-            .and_then(|length| length.parse::<usize>().ok())
-            .expect("a length");
-        if read.len() >= end + 4 + length {
-            assert!(text.contains(expected), "{text}");
-            return;
-        }
-    }
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }

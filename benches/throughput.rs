@@ -16,11 +16,13 @@
 #[path = "../tests/it/fixture/mod.rs"]
 #[expect(dead_code, reason = "the tests use more of it than a benchmark does")]
 mod fixture;
+#[expect(dead_code, reason = "the load benches use more of it")]
+mod load;
 mod photo;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use fixture::gateway::TestGateway;
@@ -29,9 +31,8 @@ use lensgate::config::Environment;
 use lensgate::model_store::{Content, ModelStore as _};
 use lensgate::models::Opened;
 use lensgate::{app, vision};
+use load::connection::{self, Connection};
 use photo::median;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 
 const MODELS: [&str; 2] = ["squeezenet1.1", "mobilenetv2"];
 const CALLERS: [usize; 4] = [1, 2, 8, 32];
@@ -217,26 +218,17 @@ impl Bench {
     /// `callers` connections that each send the picture again as soon as it is answered.
     fn http(&self, callers: usize, time: Duration) -> Figure {
         let address = self.gateway.base.trim_start_matches("http://").to_owned();
-        let head = format!(
-            "POST {} HTTP/1.1\r\nHost: bench\r\nContent-Type: image/jpeg\r\nContent-Length: {}\r\n\r\n",
-            self.route,
-            self.picture.len()
-        );
-        let request: Arc<Vec<u8>> = Arc::new([head.as_bytes(), &self.picture].concat());
-        let answered = AtomicU64::new(0);
+        let request = connection::post(&self.route, &self.picture);
         let started = Instant::now();
         let took = self.runtime.block_on(async {
             let calls = (0..callers).map(|_| {
-                let (address, request, answered) = (&address, Arc::clone(&request), &answered);
+                let (address, request) = (&address, &request);
                 async move {
-                    let mut stream = TcpStream::connect(address).await.expect("connected");
-                    stream.set_nodelay(true).expect("set");
+                    let mut connection = Connection::open(address).await.expect("connected");
                     let mut took = Vec::new();
                     while started.elapsed() < time {
                         let before = Instant::now();
-                        stream.write_all(&request).await.expect("sent");
-                        answer(&mut stream).await;
-                        answered.fetch_add(1, Ordering::Relaxed);
+                        connection.ok(request).await;
                         took.push(before.elapsed());
                     }
                     took
@@ -254,30 +246,6 @@ impl Figure {
         Self {
             per_second: f64::from(count) / elapsed.as_secs_f64(),
             p50_ms: median(took.iter().map(|took| took.as_secs_f64() * 1e3)),
-        }
-    }
-}
-
-/// Reads one answer, which must be a 200 with a length.
-async fn answer(stream: &mut TcpStream) {
-    let mut read = Vec::with_capacity(2048);
-    loop {
-        assert!(
-            stream.read_buf(&mut read).await.expect("an answer") > 0,
-            "closed"
-        );
-        let text = String::from_utf8_lossy(&read);
-        let Some(end) = text.find("\r\n\r\n") else {
-            continue;
-        };
-        assert!(text.starts_with("HTTP/1.1 200"), "{text}");
-        let length = text[..end]
-            .lines()
-            .find_map(|line| line.strip_prefix("content-length: "))
-            .and_then(|length| length.parse::<usize>().ok())
-            .expect("a length");
-        if read.len() >= end + 4 + length {
-            return;
         }
     }
 }
