@@ -16,6 +16,9 @@ pub mod vision;
 /// Floor 1: what executes a graph.
 pub mod backend;
 
+/// Floor 1: the database.
+pub mod store;
+
 /// Floor 2: how one loaded version executes.
 pub mod engine;
 /// Floor 2: the folder of models.
@@ -24,6 +27,10 @@ pub mod model_store;
 /// Floor 3: what is served, as one immutable catalog.
 pub mod models;
 
+/// Floor 4: who may call, and how often.
+pub mod access;
+/// Floor 4: the operators' use cases.
+pub mod admin;
 /// Floor 4: the use case.
 pub mod classify;
 

@@ -40,7 +40,10 @@ pub fn status_of(kind: ErrorKind) -> (StatusCode, &'static str) {
     match kind {
         ErrorKind::BadRequest => (StatusCode::BAD_REQUEST, "The request is malformed"),
         ErrorKind::MissingImage => (StatusCode::BAD_REQUEST, "The request holds no picture"),
-        ErrorKind::NotFound => (StatusCode::NOT_FOUND, "There is no such route"),
+        ErrorKind::MissingCredentials => (StatusCode::UNAUTHORIZED, "Credentials are needed"),
+        ErrorKind::InvalidCredentials => (StatusCode::UNAUTHORIZED, "The credentials are not valid"),
+        ErrorKind::Forbidden => (StatusCode::FORBIDDEN, "The credentials do not allow this"),
+        ErrorKind::NotFound => (StatusCode::NOT_FOUND, "There is no such thing here"),
         ErrorKind::ModelNotFound => (StatusCode::NOT_FOUND, "There is no such model"),
         ErrorKind::VersionNotFound => (StatusCode::NOT_FOUND, "There is no such version"),
         ErrorKind::MethodNotAllowed => (
@@ -53,6 +56,11 @@ pub fn status_of(kind: ErrorKind) -> (StatusCode, &'static str) {
         ),
         ErrorKind::PayloadTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "Too many bytes"),
         ErrorKind::BatchTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "Too many pictures"),
+        ErrorKind::Conflict => (StatusCode::CONFLICT, "It conflicts with what is there"),
+        ErrorKind::PreconditionFailed => (
+            StatusCode::PRECONDITION_FAILED,
+            "It has changed meanwhile",
+        ),
         ErrorKind::UnsupportedMediaType => (
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
             "Not a format that is served",
@@ -65,12 +73,26 @@ pub fn status_of(kind: ErrorKind) -> (StatusCode, &'static str) {
             StatusCode::UNPROCESSABLE_ENTITY,
             "The picture has too many pixels",
         ),
+        ErrorKind::ModelRejected => (
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "The version may not serve",
+        ),
+        ErrorKind::RateLimited => (StatusCode::TOO_MANY_REQUESTS, "Too many requests"),
+        ErrorKind::QuotaExceeded => (
+            StatusCode::TOO_MANY_REQUESTS,
+            "The pictures of the day are used up",
+        ),
         ErrorKind::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "A failure of ours"),
         ErrorKind::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, "Too much to do right now"),
         ErrorKind::ModelUnavailable => (
             StatusCode::SERVICE_UNAVAILABLE,
             "The model cannot answer right now",
         ),
+        ErrorKind::StoreUnavailable => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "The store cannot be used right now",
+        ),
+        ErrorKind::StorageFull => (StatusCode::INSUFFICIENT_STORAGE, "The disk is full"),
         ErrorKind::Draining => (
             StatusCode::SERVICE_UNAVAILABLE,
             "The gateway is shutting down",
@@ -259,14 +281,20 @@ impl ApiResponse for ApiError {
 fn description_of(status: u16) -> &'static str {
     match status {
         400 => "`bad_request`, `missing_image`",
+        401 => "`missing_credentials`, `invalid_credentials`",
+        403 => "`forbidden` (scope or role)",
         404 => "`not_found`, `model_not_found`, `version_not_found`",
         405 => "`method_not_allowed`",
         408 => "`request_timeout`",
+        409 => "`conflict`",
+        412 => "`precondition_failed`",
         413 => "`payload_too_large` (bytes), `batch_too_large` (pictures)",
         415 => "`unsupported_media_type`",
-        422 => "`undecodable_image`, `image_too_large` (pixels)",
+        422 => "`undecodable_image`, `image_too_large` (pixels), `model_rejected`",
+        429 => "`rate_limited`, `quota_exceeded`; with `Retry-After`",
         500 => "`internal`",
-        503 => "`overloaded`, `model_unavailable`, `draining`; with `Retry-After`",
+        503 => "`overloaded`, `model_unavailable`, `store_unavailable`, `draining`; with `Retry-After`",
+        507 => "`storage_full`",
         _ => "`deadline_exceeded`",
     }
 }

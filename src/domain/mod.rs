@@ -1,11 +1,16 @@
 //! Words and rules of Lensgate: no I/O, no async, no HTTP. Every room may import it; it imports none.
 
+pub mod api_key;
+pub mod clock;
 pub mod error;
 pub mod graph;
 pub mod ids;
 pub mod manifest;
+pub mod operator;
 pub mod picture;
 pub mod preset;
 pub mod rollout;
 pub mod scores;
+pub mod secret;
+pub mod tenant;
 pub mod tensor;
