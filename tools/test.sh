@@ -2,6 +2,7 @@
 # Runs every test. Says plainly when the tests over real models and photos were not run.
 set -eu
 cd "$(dirname "$0")/.."
+tools/postgres.sh --fetch
 cargo test --locked --lib --bins --test it
 if [ -z "${LENSGATE_FIXTURES:-}" ]; then
     echo "fixtures: NOT RUN (set LENSGATE_FIXTURES to the folder of real models and photos)"

@@ -15,9 +15,8 @@ pub(super) struct ConfigArgs {
 }
 
 /// Sections and keys that are read and checked, but have no effect in this release.
-const PLANNED: [&str; 6] = [
+const PLANNED: [&str; 5] = [
     "[admin]",
-    "[store]",
     "cache.shared",
     "[archive]",
     "[callbacks]",

@@ -11,6 +11,7 @@ use crate::config::{Config, Environment, Sources, TelemetryConfig};
 mod check;
 mod classify;
 mod config;
+mod migrate;
 mod openapi;
 mod pick;
 mod serve;
@@ -45,6 +46,8 @@ enum Command {
     /// Look at models
     #[command(subcommand)]
     Models(ModelsCommand),
+    /// Bring the database to this release; every start does it too
+    Migrate(migrate::MigrateArgs),
     /// Print the OpenAPI document of a plane
     Openapi(openapi::OpenapiArgs),
     /// Look at the settings
@@ -91,6 +94,10 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Models(ModelsCommand::Tune(args)) => {
             quiet(&settings)?;
             tune::run(&args, settings, &environment)
+        }
+        Command::Migrate(args) => {
+            quiet(&settings)?;
+            migrate::run(&args, &settings)
         }
         Command::Openapi(args) => Ok(openapi::run(&args, &settings)),
         Command::Config(ConfigCommand::Check(args)) => config::run(&args, &settings),

@@ -14,6 +14,7 @@ mod model_store;
 mod planned;
 mod server;
 mod sources;
+mod store;
 mod telemetry;
 
 pub use backend::{BackendConfig, EXECUTION_PROVIDERS};
@@ -21,11 +22,10 @@ pub use cache::CacheConfig;
 pub use duration::Seconds;
 pub use limits::LimitsConfig;
 pub use model_store::{ModelStoreConfig, Poll};
-pub use planned::{
-    AdminConfig, ArchiveConfig, BootstrapConfig, CallbacksConfig, Secret, StoreConfig,
-};
+pub use planned::{AdminConfig, ArchiveConfig, BootstrapConfig, CallbacksConfig, Secret};
 pub use server::ServerConfig;
 pub use sources::Environment;
+pub use store::{Database, StoreConfig};
 pub use telemetry::{LogFormat, TelemetryConfig};
 
 /// Where the file is looked for when none is named.
@@ -292,6 +292,21 @@ mod tests {
                 &[("LENSGATE__STORE__URL", "mysql://x")],
                 &[],
                 ["store.url", "sqlite://"],
+            ),
+            (
+                &[("LENSGATE__STORE__URL", "sqlite://:memory:")],
+                &[],
+                ["store.url", "a file"],
+            ),
+            (
+                &[],
+                &["store.max_connections=0"],
+                ["store.max_connections", "1 to 1000"],
+            ),
+            (
+                &[],
+                &["store.call_timeout=0"],
+                ["store.call_timeout", "100ms"],
             ),
         ] {
             let error = load(variables, flags).expect_err("refused").to_string();

@@ -24,55 +24,6 @@ impl Default for AdminConfig {
     }
 }
 
-/// `[store]`.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct StoreConfig {
-    /// `sqlite://…` or `postgres://…`.
-    pub url: String,
-}
-
-impl Default for StoreConfig {
-    fn default() -> Self {
-        Self {
-            url: "sqlite://data/lensgate.db".to_owned(),
-        }
-    }
-}
-
-impl fmt::Debug for StoreConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The URL may carry a password.
-        f.debug_struct("StoreConfig")
-            .field("url", &self.without_password())
-            .finish()
-    }
-}
-
-impl StoreConfig {
-    /// The URL as it may be shown.
-    #[must_use]
-    pub fn without_password(&self) -> String {
-        match self.url.split_once("://") {
-            Some((scheme, rest)) => match rest.rsplit_once('@') {
-                Some((_, place)) => format!("{scheme}://***@{place}"),
-                None => self.url.clone(),
-            },
-            None => "***".to_owned(),
-        }
-    }
-
-    pub(super) fn validate(&self) -> Result<(), ConfigError> {
-        match self.url.split_once("://") {
-            Some(("sqlite" | "postgres" | "postgresql", rest)) if !rest.is_empty() => Ok(()),
-            _ => Err(bad(
-                "store.url",
-                "must be sqlite:// and a file, or postgres:// and a server",
-            )),
-        }
-    }
-}
-
 /// `[archive]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]

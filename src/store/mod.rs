@@ -15,6 +15,23 @@ use crate::domain::ids::{ModelId, VersionNumber};
 use crate::domain::operator::{AdminToken, AuditEntry};
 use crate::domain::tenant::{KeyId, Tenant, TenantId, TokenId};
 
+mod audit;
+mod changes;
+mod connect;
+mod error;
+mod keys;
+mod migrate;
+mod pages;
+mod rows;
+mod sql_store;
+mod tenants;
+mod tokens;
+mod usage;
+mod wishes;
+
+pub use connect::{connect, migrate};
+pub use migrate::{AppliedMigration, Migrated};
+
 /// Why the store did not do as it was told.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
@@ -279,16 +296,16 @@ pub struct Bootstrap {
 
 /// The whole store.
 #[async_trait]
-pub trait Store:
-    TenantStore + KeyStore + TokenStore + WishStore + AuditStore + UsageStore
-{
+pub trait Store: TenantStore + KeyStore + TokenStore + WishStore + AuditStore + UsageStore {
     /// What the database is, for people: `SQLite 3.50.4`, `PostgreSQL 15.18`.
     fn engine(&self) -> &str;
     /// Asks the database for a sign of life.
     async fn ping(&self) -> Result<(), StoreError>;
     /// The revision that is in force; 0 in a new store. Revisions rise in the order of commits.
     async fn revision(&self) -> Result<i64, StoreError>;
-    /// All that changed after `revision`; from 0, all there is. Consistent: no tenant without, no key of a missing tenant.
+    /// All that changed after `revision`; from 0, all there is and nothing of what is gone. Consistent: no key of a missing
+    /// tenant. Where the store is behind `revision`, as it was put back from a backup, it is all there is too, and
+    /// [`Changes::revision`] is less than what was asked for: who follows then forgets what it knew.
     async fn changes_since(&self, revision: i64) -> Result<Changes, StoreError>;
     /// Fills a store that never held anything; `false`, and nothing written, where it did. Of two replicas that start
     /// together one does it.

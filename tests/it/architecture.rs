@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use crate::fixture::root;
 
 /// Room → rooms it may import. `app`, `cli`, `lifecycle` and `main` may import all and are imported by none below.
-const MAY_IMPORT: [(&str, &[&str]); 10] = [
+const MAY_IMPORT: [(&str, &[&str]); 11] = [
     ("domain", &[]),
     ("config", &["domain"]),
     ("telemetry", &["config", "domain"]),
     ("vision", &["domain", "config", "telemetry"]),
     ("backend", &["domain", "config", "telemetry"]),
+    ("store", &["domain", "config", "telemetry"]),
     ("engine", &["domain", "backend", "config", "telemetry"]),
     ("model_store", &["domain", "config"]),
     (
@@ -47,7 +48,7 @@ const MAY_IMPORT: [(&str, &[&str]); 10] = [
 const ROOF: [&str; 4] = ["app", "cli", "lifecycle", "main"];
 
 /// Crate → the places that may name it.
-const DOORS: [(&str, &[&str]); 16] = [
+const DOORS: [(&str, &[&str]); 18] = [
     ("poem", &["api/", "app.rs"]),
     ("poem_openapi", &["api/"]),
     ("hyper", &["api/listener"]),
@@ -64,6 +65,8 @@ const DOORS: [(&str, &[&str]); 16] = [
     ("moka", &["classify/cache.rs"]),
     ("indicatif", &["cli/"]),
     ("toml_edit", &["cli/tune/"]),
+    ("sqlx", &["store/"]),
+    ("trait_gen", &["store/"]),
 ];
 
 fn sources() -> Vec<(String, String)> {

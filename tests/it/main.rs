@@ -28,6 +28,7 @@ mod parity;
 mod reload;
 mod reload_broken;
 mod reload_swaps;
+mod store;
 mod tune;
 mod uploads;
 mod vision_fixtures;

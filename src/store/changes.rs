@@ -1,0 +1,179 @@
+//! The whole store: what changed since a revision, which is how replicas follow each other, and the first fill.
+
+use async_trait::async_trait;
+use sqlx::{Postgres, Sqlite, Transaction, query_as, query_scalar};
+use trait_gen::trait_gen;
+use uuid::Uuid;
+
+use super::rows::{ChangedKey, Found, columns};
+use super::sql_store::{Kind, SqlStore};
+use super::{Bootstrap, Changes, Store, StoreError};
+use crate::domain::api_key::ApiKey;
+use crate::domain::tenant::{KeyId, TenantId, TokenId};
+
+/// Keys that one statement reads: small enough for a database that gives each statement a few seconds.
+const KEYS_AT_ONCE: i64 = 10_000;
+
+/// Loading everything may take the time of so many calls.
+const LOADING: u32 = 12;
+
+#[trait_gen(Db -> Postgres, Sqlite)]
+#[async_trait]
+impl Store for SqlStore<Db> {
+    fn engine(&self) -> &str {
+        &self.engine
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        self.revision().await.map(|_| ())
+    }
+
+    async fn revision(&self) -> Result<i64, StoreError> {
+        self.within(async {
+            let value = query_scalar("SELECT value FROM revision WHERE id = 1")
+                .fetch_one(&self.readers)
+                .await?;
+            Ok(value)
+        })
+        .await
+    }
+
+    async fn changes_since(&self, revision: i64) -> Result<Changes, StoreError> {
+        if self.revision().await? == revision {
+            return Ok(Changes {
+                revision,
+                ..Changes::default()
+            });
+        }
+        self.within_times(LOADING, async {
+            let mut snapshot = self.snapshot().await?;
+            let changes = Self::read_changes(&mut snapshot, revision).await?;
+            snapshot.rollback().await?;
+            Ok(changes)
+        })
+        .await
+    }
+
+    async fn bootstrap(&self, first: &Bootstrap) -> Result<bool, StoreError> {
+        if self.revision().await? != 0 {
+            return Ok(false);
+        }
+        self.within(async {
+            let mut change = self.change().await?;
+            if change.revision != 1 {
+                // Another replica came first.
+                change.abandon().await?;
+                return Ok(false);
+            }
+            change.add_tenant(&first.tenant).await?;
+            change.add_key(&first.key).await?;
+            change.add_token(&first.token).await?;
+            change.commit(&first.audit).await?;
+            Ok(true)
+        })
+        .await
+    }
+
+    async fn close(&self) {
+        let closing = async { tokio::join!(self.readers.close(), self.writers.close()) };
+        // A server that gives no answer must not keep the process.
+        if tokio::time::timeout(self.call_timeout, closing)
+            .await
+            .is_err()
+        {
+            tracing::warn!("the database does not answer: its connections are left as they are");
+        }
+    }
+}
+
+#[trait_gen(Db -> Postgres, Sqlite)]
+impl SqlStore<Db> {
+    async fn read_changes(
+        snapshot: &mut Transaction<'static, Db>,
+        asked: i64,
+    ) -> Result<Changes, StoreError> {
+        let (revision, wished): (i64, i64) =
+            query_as("SELECT value, wishes FROM revision WHERE id = 1")
+                .fetch_one(&mut **snapshot)
+                .await?;
+        // A store that is behind was put back from a backup: all of it is news.
+        let since = if asked > revision { 0 } else { asked };
+        let mut changes = Changes {
+            revision,
+            tenants: query_as(concat!(
+                "SELECT ",
+                columns!(tenants),
+                " FROM tenants WHERE revision > $1 ORDER BY revision, id"
+            ))
+            .bind(since)
+            .fetch_all(&mut **snapshot)
+            .await?
+            .into_iter()
+            .map(|Found(tenant)| tenant)
+            .collect(),
+            keys: Self::read_keys(snapshot, since).await?,
+            tokens: query_as(concat!(
+                "SELECT ",
+                columns!(admin_tokens),
+                " FROM admin_tokens WHERE revision > $1 ORDER BY revision, id"
+            ))
+            .bind(since)
+            .fetch_all(&mut **snapshot)
+            .await?
+            .into_iter()
+            .map(|Found(token)| token)
+            .collect(),
+            ..Changes::default()
+        };
+        if since > 0 {
+            // Who begins knows nothing that could be gone.
+            let gone: Vec<(String, Uuid)> =
+                query_as("SELECT kind, id FROM tombstones WHERE revision > $1 ORDER BY revision")
+                    .bind(since)
+                    .fetch_all(&mut **snapshot)
+                    .await?;
+            for (kind, id) in gone {
+                match Kind::named(&kind) {
+                    Some(Kind::Tenant) => changes.tenants_gone.push(TenantId(id)),
+                    Some(Kind::Key) => changes.keys_gone.push(KeyId(id)),
+                    Some(Kind::Token) => changes.tokens_gone.push(TokenId(id)),
+                    // Of a newer release, which knows more kinds.
+                    None => {}
+                }
+            }
+        }
+        if since == 0 || wished > since {
+            changes.wishes = Some(Self::read_wishes(snapshot).await?);
+        }
+        Ok(changes)
+    }
+
+    /// Keys that changed after a revision, in pages: all of them may be very many.
+    async fn read_keys(
+        snapshot: &mut Transaction<'static, Db>,
+        since: i64,
+    ) -> Result<Vec<ApiKey>, StoreError> {
+        let mut keys = Vec::new();
+        let mut last = (since, Uuid::max());
+        loop {
+            let page: Vec<ChangedKey> = query_as(concat!(
+                "SELECT revision, ",
+                columns!(api_keys),
+                " FROM api_keys WHERE (revision, id) > ($1, $2) ORDER BY revision, id LIMIT $3"
+            ))
+            .bind(last.0)
+            .bind(last.1)
+            .bind(KEYS_AT_ONCE)
+            .fetch_all(&mut **snapshot)
+            .await?;
+            let read = page.len();
+            for ChangedKey { revision, key } in page {
+                last = (revision, key.id.0);
+                keys.push(key);
+            }
+            if i64::try_from(read).is_ok_and(|read| read < KEYS_AT_ONCE) {
+                return Ok(keys);
+            }
+        }
+    }
+}

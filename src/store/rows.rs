@@ -1,0 +1,201 @@
+//! Rows of both databases as things of the domain. What a row holds that the domain does not know is a failure, said by name.
+
+use std::fmt;
+use std::str::FromStr;
+
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+use sqlx::postgres::PgRow;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Error, FromRow, Row as _};
+use trait_gen::trait_gen;
+
+use crate::domain::api_key::{ApiKey, KeyLimits};
+use crate::domain::operator::{AdminToken, AuditEntry};
+use crate::domain::secret::SecretHash;
+use crate::domain::tenant::{KeyId, Tenant, TenantId, TokenId};
+
+/// The columns of a table in a statement. Named one by one, so that a column which a newer release adds changes no statement
+/// that is prepared.
+macro_rules! columns {
+    (tenants) => {
+        "id, name, callback_url, events, created_at, updated_at, version"
+    };
+    (api_keys) => {
+        "id, tenant_id, name, secret_hash, hint, previous_hash, previous_until, scopes, models, \
+         requests_per_second, burst, images_per_day, max_image_bytes, limit_mode, expires_at, \
+         created_at, updated_at, last_used_at, version"
+    };
+    (admin_tokens) => {
+        "id, name, secret_hash, hint, role, expires_at, created_at, last_used_at"
+    };
+    (audit) => {
+        "id, at, actor, token_id, action, target, value_before, value_after, address, request_id"
+    };
+}
+
+pub(super) use columns;
+
+/// What a row stands for.
+pub(super) struct Found<T>(pub(super) T);
+
+#[trait_gen(R -> PgRow, SqliteRow)]
+impl FromRow<'_, R> for Found<Tenant> {
+    fn from_row(row: &R) -> Result<Self, Error> {
+        Ok(Self(Tenant {
+            id: TenantId(row.try_get("id")?),
+            name: row.try_get("name")?,
+            callback_url: row.try_get("callback_url")?,
+            events: list(row.try_get("events")?)?,
+            created_at: row.try_get("created_at")?,
+            updated_at: row.try_get("updated_at")?,
+            version: row.try_get("version")?,
+        }))
+    }
+}
+
+#[trait_gen(R -> PgRow, SqliteRow)]
+impl FromRow<'_, R> for Found<ApiKey> {
+    fn from_row(row: &R) -> Result<Self, Error> {
+        let previous: Option<&[u8]> = row.try_get("previous_hash")?;
+        let until: Option<DateTime<Utc>> = row.try_get("previous_until")?;
+        let burst: Option<i64> = row.try_get("burst")?;
+        Ok(Self(ApiKey {
+            id: KeyId(row.try_get("id")?),
+            tenant: TenantId(row.try_get("tenant_id")?),
+            name: row.try_get("name")?,
+            hash: hash(row.try_get("secret_hash")?)?,
+            hint: row.try_get("hint")?,
+            previous: previous.map(hash).transpose()?.zip(until),
+            scopes: list(row.try_get("scopes")?)?,
+            models: list(row.try_get("models")?)?,
+            limits: KeyLimits {
+                requests_per_second: row.try_get("requests_per_second")?,
+                burst: burst.map(u32::try_from).transpose().map_err(strange)?,
+                images_per_day: row.try_get("images_per_day").map(unsigned)?,
+                max_image_bytes: row.try_get("max_image_bytes").map(unsigned)?,
+                mode: word(row.try_get("limit_mode")?)?,
+            },
+            expires_at: row.try_get("expires_at")?,
+            created_at: row.try_get("created_at")?,
+            updated_at: row.try_get("updated_at")?,
+            last_used_at: row.try_get("last_used_at")?,
+            version: row.try_get("version")?,
+        }))
+    }
+}
+
+/// A key and the revision of its last change.
+pub(super) struct ChangedKey {
+    pub(super) revision: i64,
+    pub(super) key: ApiKey,
+}
+
+#[trait_gen(R -> PgRow, SqliteRow)]
+impl FromRow<'_, R> for ChangedKey {
+    fn from_row(row: &R) -> Result<Self, Error> {
+        let Found(key) = Found::from_row(row)?;
+        let revision = row.try_get("revision")?;
+        Ok(Self { revision, key })
+    }
+}
+
+#[trait_gen(R -> PgRow, SqliteRow)]
+impl FromRow<'_, R> for Found<AdminToken> {
+    fn from_row(row: &R) -> Result<Self, Error> {
+        Ok(Self(AdminToken {
+            id: TokenId(row.try_get("id")?),
+            name: row.try_get("name")?,
+            hash: hash(row.try_get("secret_hash")?)?,
+            hint: row.try_get("hint")?,
+            role: word(row.try_get("role")?)?,
+            expires_at: row.try_get("expires_at")?,
+            created_at: row.try_get("created_at")?,
+            last_used_at: row.try_get("last_used_at")?,
+        }))
+    }
+}
+
+#[trait_gen(R -> PgRow, SqliteRow)]
+impl FromRow<'_, R> for Found<AuditEntry> {
+    fn from_row(row: &R) -> Result<Self, Error> {
+        Ok(Self(AuditEntry {
+            id: row.try_get("id")?,
+            at: row.try_get("at")?,
+            actor: row.try_get("actor")?,
+            token: row
+                .try_get("token_id")
+                .map(|id: Option<_>| id.map(TokenId))?,
+            action: row.try_get("action")?,
+            target: row.try_get("target")?,
+            before: json(row.try_get("value_before")?)?,
+            after: json(row.try_get("value_after")?)?,
+            address: row.try_get("address")?,
+            request_id: row.try_get("request_id")?,
+        }))
+    }
+}
+
+/// Numbers that may be beyond `i64` are kept as its two's complement: nothing compares them in SQL.
+pub(super) fn signed(number: Option<u64>) -> Option<i64> {
+    number.map(u64::cast_signed)
+}
+
+fn unsigned(number: Option<i64>) -> Option<u64> {
+    number.map(i64::cast_unsigned)
+}
+
+/// Texts as the JSON array that stands for them in a column.
+pub(super) fn listed<'a>(texts: impl IntoIterator<Item = &'a str>) -> String {
+    texts.into_iter().collect::<Value>().to_string()
+}
+
+/// The reverse of [`listed`].
+fn list<T: FromStr<Err: fmt::Display>>(text: &str) -> Result<Vec<T>, Error> {
+    let texts: Vec<String> = serde_json::from_str(text).map_err(strange)?;
+    texts.iter().map(|text| word(text)).collect()
+}
+
+fn word<T: FromStr<Err: fmt::Display>>(text: &str) -> Result<T, Error> {
+    text.parse()
+        .map_err(|error| strange(format_args!("{text:?}: {error}")))
+}
+
+fn json(text: Option<&str>) -> Result<Option<Value>, Error> {
+    text.map(serde_json::from_str).transpose().map_err(strange)
+}
+
+fn hash(bytes: &[u8]) -> Result<SecretHash, Error> {
+    let bytes = bytes.try_into().map_err(strange)?;
+    Ok(SecretHash::from_bytes(bytes))
+}
+
+/// What is in the database, but cannot be read.
+pub(super) fn strange(what: impl fmt::Display) -> Error {
+    Error::Decode(what.to_string().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::api_key::Scope;
+
+    #[test]
+    fn lists_are_json_and_what_is_unknown_is_named() {
+        assert_eq!(listed([]), "[]");
+        let text = listed(["a \"b\"", "ä,"]);
+        assert_eq!(text, r#"["a \"b\"","ä,"]"#);
+        assert_eq!(list::<String>(&text).expect("a list"), ["a \"b\"", "ä,"]);
+        let error = list::<Scope>(r#"["read","fly"]"#).expect_err("no scope");
+        assert!(error.to_string().contains("\"fly\""), "{error}");
+        assert!(list::<String>("{}").is_err());
+    }
+
+    #[test]
+    fn every_number_comes_back() {
+        for number in [0, 1, u64::MAX / 2, u64::MAX / 2 + 1, u64::MAX] {
+            assert_eq!(unsigned(signed(Some(number))), Some(number));
+        }
+        assert_eq!(unsigned(signed(None)), None);
+    }
+}

