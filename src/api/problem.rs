@@ -41,7 +41,9 @@ pub fn status_of(kind: ErrorKind) -> (StatusCode, &'static str) {
         ErrorKind::BadRequest => (StatusCode::BAD_REQUEST, "The request is malformed"),
         ErrorKind::MissingImage => (StatusCode::BAD_REQUEST, "The request holds no picture"),
         ErrorKind::MissingCredentials => (StatusCode::UNAUTHORIZED, "Credentials are needed"),
-        ErrorKind::InvalidCredentials => (StatusCode::UNAUTHORIZED, "The credentials are not valid"),
+        ErrorKind::InvalidCredentials => {
+            (StatusCode::UNAUTHORIZED, "The credentials are not valid")
+        }
         ErrorKind::Forbidden => (StatusCode::FORBIDDEN, "The credentials do not allow this"),
         ErrorKind::NotFound => (StatusCode::NOT_FOUND, "There is no such thing here"),
         ErrorKind::ModelNotFound => (StatusCode::NOT_FOUND, "There is no such model"),
@@ -57,10 +59,9 @@ pub fn status_of(kind: ErrorKind) -> (StatusCode, &'static str) {
         ErrorKind::PayloadTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "Too many bytes"),
         ErrorKind::BatchTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "Too many pictures"),
         ErrorKind::Conflict => (StatusCode::CONFLICT, "It conflicts with what is there"),
-        ErrorKind::PreconditionFailed => (
-            StatusCode::PRECONDITION_FAILED,
-            "It has changed meanwhile",
-        ),
+        ErrorKind::PreconditionFailed => {
+            (StatusCode::PRECONDITION_FAILED, "It has changed meanwhile")
+        }
         ErrorKind::UnsupportedMediaType => (
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
             "Not a format that is served",
@@ -293,7 +294,9 @@ fn description_of(status: u16) -> &'static str {
         422 => "`undecodable_image`, `image_too_large` (pixels), `model_rejected`",
         429 => "`rate_limited`, `quota_exceeded`; with `Retry-After`",
         500 => "`internal`",
-        503 => "`overloaded`, `model_unavailable`, `store_unavailable`, `draining`; with `Retry-After`",
+        503 => {
+            "`overloaded`, `model_unavailable`, `store_unavailable`, `draining`; with `Retry-After`"
+        }
         507 => "`storage_full`",
         _ => "`deadline_exceeded`",
     }

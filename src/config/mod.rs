@@ -293,21 +293,6 @@ mod tests {
                 &[],
                 ["store.url", "sqlite://"],
             ),
-            (
-                &[("LENSGATE__STORE__URL", "sqlite://:memory:")],
-                &[],
-                ["store.url", "a file"],
-            ),
-            (
-                &[],
-                &["store.max_connections=0"],
-                ["store.max_connections", "1 to 1000"],
-            ),
-            (
-                &[],
-                &["store.call_timeout=0"],
-                ["store.call_timeout", "100ms"],
-            ),
         ] {
             let error = load(variables, flags).expect_err("refused").to_string();
             for word in words {

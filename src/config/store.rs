@@ -142,4 +142,37 @@ mod tests {
             assert!(!format!("{config:?}").contains("secret"), "{config:?}");
         }
     }
+
+    #[test]
+    fn what_cannot_be_is_refused_by_name() {
+        let default = StoreConfig::default();
+        assert_eq!(default.validate(), Ok(()));
+        let of = |url: &str| StoreConfig {
+            url: url.to_owned(),
+            ..default.clone()
+        };
+        let connections = |max_connections| StoreConfig {
+            max_connections,
+            ..default.clone()
+        };
+        let calls = |text| StoreConfig {
+            call_timeout: Seconds::parse(text).expect("a duration"),
+            ..default.clone()
+        };
+        for (config, key, allowed) in [
+            (of("mysql://x"), "store.url", "sqlite://"),
+            (of("sqlite://"), "store.url", "a file"),
+            (of("sqlite://:memory:"), "store.url", "a file"),
+            (of("sqlite://x?mode=memory"), "store.url", "a file"),
+            (of("postgres://"), "store.url", "a server"),
+            (of(""), "store.url", "a server"),
+            (connections(0), "store.max_connections", "1 to 1000"),
+            (connections(1001), "store.max_connections", "1 to 1000"),
+            (calls("0"), "store.call_timeout", "100ms"),
+            (calls("99ms"), "store.call_timeout", "100ms"),
+        ] {
+            let error = config.validate().expect_err("refused").to_string();
+            assert!(error.contains(key) && error.contains(allowed), "{error}");
+        }
+    }
 }

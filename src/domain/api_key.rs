@@ -237,7 +237,11 @@ mod tests {
             ("*a*a*", "bab", false),
         ] {
             let pattern: ModelPattern = pattern.parse().expect("a pattern");
-            assert_eq!(pattern.names(&id.parse().expect("an id")), fits, "{pattern} {id}");
+            assert_eq!(
+                pattern.names(&id.parse().expect("an id")),
+                fits,
+                "{pattern} {id}"
+            );
         }
         for bad in ["", "A", "a/b", "a b", "?", &"a".repeat(65)] {
             assert_eq!(bad.parse::<ModelPattern>(), Err(InvalidPattern), "{bad:?}");

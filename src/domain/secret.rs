@@ -58,7 +58,10 @@ pub fn is_well_formed(kind: SecretKind, text: &str) -> bool {
         return false;
     }
     let (body, check) = text.split_at(text.len() - CHECK_DIGITS);
-    base62(&crc32fast::hash(body.as_bytes()).to_be_bytes(), CHECK_DIGITS) == check
+    base62(
+        &crc32fast::hash(body.as_bytes()).to_be_bytes(),
+        CHECK_DIGITS,
+    ) == check
 }
 
 /// The first characters, for people; nothing where so much of a short secret would say too much.
@@ -89,7 +92,7 @@ fn base62(bytes: &[u8], digits: usize) -> String {
 }
 
 /// The SHA-256 of a secret: all that is kept of it. A plain hash is enough, as there are 256 random bits behind it.
-#[derive(Clone, Copy, Eq, Hash)]
+#[derive(Clone, Copy, Eq)]
 pub struct SecretHash([u8; 32]);
 
 impl SecretHash {
@@ -119,6 +122,12 @@ impl PartialEq for SecretHash {
     }
 }
 
+impl std::hash::Hash for SecretHash {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.0.hash(state);
+    }
+}
+
 /// A hash is no secret, but nobody needs it in a log.
 impl fmt::Debug for SecretHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -132,8 +141,15 @@ mod tests {
 
     #[test]
     fn a_secret_has_a_fixed_form_and_checks_itself() {
-        for (kind, prefix) in [(SecretKind::ApiKey, "lg_"), (SecretKind::AdminToken, "lga_")] {
-            for random in [[0; 32], [255; 32], std::array::from_fn(|i| u8::try_from(i).expect("small"))] {
+        for (kind, prefix) in [
+            (SecretKind::ApiKey, "lg_"),
+            (SecretKind::AdminToken, "lga_"),
+        ] {
+            for random in [
+                [0; 32],
+                [255; 32],
+                std::array::from_fn(|i| u8::try_from(i).expect("small")),
+            ] {
                 let secret = compose(kind, random);
                 assert!(secret.starts_with(prefix));
                 assert_eq!(secret.len(), prefix.len() + 49);

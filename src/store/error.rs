@@ -13,7 +13,9 @@ impl From<Error> for StoreError {
             | Error::Tls(_)
             | Error::PoolTimedOut
             | Error::PoolClosed
-            | Error::WorkerCrashed => true,
+            | Error::WorkerCrashed
+            // What came over the wire is no database's answer: a connection that broke off, or something in between.
+            | Error::Protocol(_) => true,
             Error::Database(answer) => is_away(&**answer),
             _ => false,
         };

@@ -1,9 +1,8 @@
 //! Migrations: compiled into the program, run at every start under a lock, so that of several starts one does the work.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
-use sqlx::migrate::{Migrate as _, MigrateError, Migration, MigrationType, Migrator};
+use sqlx::migrate::{Migrate as _, MigrateError, Migration, MigrationType};
 use sqlx::{
     Connection as _, Database, PgConnection, Postgres, SqlSafeStr as _, Sqlite, SqliteConnection,
     query_scalar,
@@ -49,13 +48,13 @@ impl Embedded {
 }
 
 /// The migrations in the words of one database.
-fn migrator(text: impl Fn(&Embedded) -> &'static str) -> Migrator {
+fn migrations(text: impl Fn(&Embedded) -> &'static str) -> Vec<Migration> {
     let migrations = MIGRATIONS.iter().map(|embedded| {
         let (number, name) = embedded.number_and_name();
         let text = text(embedded).into_sql_str();
         Migration::new(number, name.into(), MigrationType::Simple, text, false)
     });
-    Migrator::with_migrations(migrations.collect())
+    migrations.collect()
 }
 
 /// What a database is, and what was done to it.
@@ -82,9 +81,9 @@ impl SqlStore<Postgres> {
     /// Applies what is missing. A connection on which this failed may hold the lock: it must not be used any more.
     pub(super) async fn migrate(connection: &mut PgConnection) -> Result<Migrated, StoreError> {
         in_time(async {
-            // The migrator takes and gives back this lock too, which counts; it is held here already, to see what was there.
             connection.lock().await?;
-            let migrated = Self::apply(connection, &migrator(|text| text.postgres)).await?;
+            let migrated =
+                Self::apply_missing(connection, &migrations(|text| text.postgres)).await?;
             connection.unlock().await?;
             Ok(migrated)
         })
@@ -96,9 +95,9 @@ impl SqlStore<Sqlite> {
     /// Applies what is missing.
     pub(super) async fn migrate(connection: &mut SqliteConnection) -> Result<Migrated, StoreError> {
         in_time(async {
-            // The migrator locks nothing on SQLite: all of it is one transaction, for which other processes wait.
+            // The driver's lock is none here: all of it is one transaction, for which other processes wait.
             let mut tx = connection.begin_with(Sqlite::WRITE).await?;
-            let migrated = Self::apply(&mut tx, &migrator(|text| text.sqlite)).await?;
+            let migrated = Self::apply_missing(&mut tx, &migrations(|text| text.sqlite)).await?;
             tx.commit().await?;
             Ok(migrated)
         })
@@ -108,26 +107,38 @@ impl SqlStore<Sqlite> {
 
 #[trait_gen(Db -> Postgres, Sqlite)]
 impl SqlStore<Db> {
-    async fn apply(
+    /// Applies what is missing, in order, each in one transaction with the record of it. The steps are those of sqlx's
+    /// `Migrator`, whose own `run` gives neither what it applied nor a future that may change threads.
+    async fn apply_missing(
         connection: &mut <Db as Database>::Connection,
-        migrator: &Migrator,
+        migrations: &[Migration],
     ) -> Result<Migrated, StoreError> {
         connection.ensure_migrations_table(TABLE).await?;
-        let before = connection.list_applied_migrations(TABLE).await?;
-        migrator.run(&mut *connection).await?;
-        let version: String = query_scalar(Db::VERSION).fetch_one(connection).await?;
-        let (name, version) = (Db::ENGINE, version.split(' ').next().unwrap_or_default());
-        let before: BTreeSet<i64> = before.iter().map(|applied| applied.version).collect();
-        let applied = migrator
-            .iter()
-            .filter(|migration| !before.contains(&migration.version))
-            .map(|migration| AppliedMigration {
+        let known = connection.list_applied_migrations(TABLE).await?;
+        for known in &known {
+            let own = migrations.iter().find(|own| own.version == known.version);
+            let own = own.ok_or(MigrateError::VersionMissing(known.version))?;
+            if own.checksum != known.checksum {
+                return Err(MigrateError::VersionMismatch(known.version).into());
+            }
+        }
+        let mut applied = Vec::new();
+        for migration in migrations {
+            if known.iter().any(|known| known.version == migration.version) {
+                continue;
+            }
+            connection.apply(TABLE, migration).await?;
+            applied.push(AppliedMigration {
                 number: migration.version,
                 name: migration.description.to_string(),
             });
+        }
+        let version: String = query_scalar(Db::VERSION).fetch_one(connection).await?;
+        // PostgreSQL's goes on with who packaged it.
+        let (name, version) = (Db::ENGINE, version.split(' ').next().unwrap_or_default());
         Ok(Migrated {
             engine: format!("{name} {version}"),
-            applied: applied.collect(),
+            applied,
             at: last(),
         })
     }

@@ -2,7 +2,7 @@
 
 use lensgate::domain::operator::AuditEntry;
 use lensgate::domain::tenant::TokenId;
-use lensgate::store::{AuditFilter, Page, StoreError};
+use lensgate::store::{AuditFilter, Page, Store, StoreError};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -13,7 +13,9 @@ contract![
     an_entry_comes_back_as_it_was_written,
     every_change_leaves_its_entry,
     pages_go_back_in_time,
-    filters_choose,
+    filters_choose_by_words,
+    filters_choose_by_time_and_token,
+    filters_and_pages_go_together,
 ];
 
 async fn an_entry_comes_back_as_it_was_written(database: &TestDatabase) {
@@ -140,12 +142,9 @@ async fn pages_go_back_in_time(database: &TestDatabase) {
     }
 }
 
-async fn filters_choose(database: &TestDatabase) {
-    let store = database.store().await;
-    let operator = TokenId(Uuid::now_v7());
-    let second = 1_000_000;
-    let mut number = 0;
-    for (action, target) in [
+/// Writes entries half a second apart, every other one of `operator`.
+async fn write_entries(store: &dyn Store, operator: TokenId) {
+    let entries = [
         ("key.create", "keys/1"),
         ("key.update", "keys/12"),
         ("keyring.open", "keyrings/1"),
@@ -154,19 +153,27 @@ async fn filters_choose(database: &TestDatabase) {
         ("model.load", "models/digits2"),
         ("a_b%.x", "a_b%/x"),
         ("ä.ö", "ä/ö"),
-    ] {
-        number += 1;
+    ];
+    for (number, (action, target)) in (1..).zip(entries) {
         let entry = AuditEntry {
-            at: at(number * second / 2),
+            at: at(number * SECOND / 2),
             token: (number % 2 == 0).then_some(operator),
             ..audit(action, target)
         };
         store.record(&entry).await.expect("recorded");
     }
-    let count = async |filter: AuditFilter| {
-        let listing = store.list_audit(&filter, ALL).await.expect("a page");
-        listing.items.len()
-    };
+}
+
+const SECOND: i64 = 1_000_000;
+
+async fn count(store: &dyn Store, filter: AuditFilter) -> usize {
+    let listing = store.list_audit(&filter, ALL).await.expect("a page");
+    listing.items.len()
+}
+
+async fn filters_choose_by_words(database: &TestDatabase) {
+    let store = database.store().await;
+    write_entries(&*store, TokenId(Uuid::now_v7())).await;
     for (action, wanted) in [
         ("key.", 2),
         ("key.create", 1),
@@ -186,7 +193,7 @@ async fn filters_choose(database: &TestDatabase) {
             action: Some(action.to_owned()),
             ..AuditFilter::default()
         };
-        assert_eq!(count(filter).await, wanted, "{action:?}");
+        assert_eq!(count(&*store, filter).await, wanted, "{action:?}");
     }
     for (target, wanted) in [
         ("keys/", 2),
@@ -201,56 +208,63 @@ async fn filters_choose(database: &TestDatabase) {
             target: Some(target.to_owned()),
             ..AuditFilter::default()
         };
-        assert_eq!(count(filter).await, wanted, "{target:?}");
+        assert_eq!(count(&*store, filter).await, wanted, "{target:?}");
     }
+}
+
+async fn filters_choose_by_time_and_token(database: &TestDatabase) {
+    let store = database.store().await;
+    let operator = TokenId(Uuid::now_v7());
+    write_entries(&*store, operator).await;
     for (from, to, wanted) in [
         (None, None, 8),
-        (Some(second), None, 7),
-        (Some(second + 1), None, 6),
-        (Some(second / 2), Some(second / 2), 0),
-        (Some(second / 2), Some(second / 2 + 1), 1),
-        (None, Some(second), 1),
-        (None, Some(second * 3 / 2), 2),
-        (Some(second), Some(second * 2), 2),
+        (Some(SECOND), None, 7),
+        (Some(SECOND + 1), None, 6),
+        (Some(SECOND / 2), Some(SECOND / 2), 0),
+        (Some(SECOND / 2), Some(SECOND / 2 + 1), 1),
+        (None, Some(SECOND), 1),
+        (None, Some(SECOND * 3 / 2), 2),
+        (Some(SECOND), Some(SECOND * 2), 2),
     ] {
         let filter = AuditFilter {
             from: from.map(at),
             to: to.map(at),
             ..AuditFilter::default()
         };
-        assert_eq!(count(filter).await, wanted, "{from:?} to {to:?}");
+        assert_eq!(count(&*store, filter).await, wanted, "{from:?} to {to:?}");
     }
+    let by = |token| AuditFilter {
+        token: Some(token),
+        ..AuditFilter::default()
+    };
+    assert_eq!(count(&*store, by(operator)).await, 4);
+    assert_eq!(count(&*store, by(TokenId(Uuid::now_v7()))).await, 0);
+}
+
+async fn filters_and_pages_go_together(database: &TestDatabase) {
+    let store = database.store().await;
+    let operator = TokenId(Uuid::now_v7());
+    write_entries(&*store, operator).await;
     let all_of_it = AuditFilter {
         action: Some("key.".to_owned()),
         target: Some("keys/".to_owned()),
         token: Some(operator),
         from: Some(at(0)),
-        to: Some(at(9 * second)),
+        to: Some(at(9 * SECOND)),
     };
-    assert_eq!(count(all_of_it.clone()).await, 1);
-    let nobody = AuditFilter {
-        token: Some(TokenId(Uuid::now_v7())),
-        ..all_of_it.clone()
-    };
-    assert_eq!(count(nobody).await, 0);
-    // With a page.
-    let page = Page {
-        after: None,
-        limit: 1,
-    };
+    assert_eq!(count(&*store, all_of_it).await, 1);
     let filter = AuditFilter {
         action: Some("key.".to_owned()),
         ..AuditFilter::default()
     };
-    let first = store.list_audit(&filter, page).await.expect("a page");
-    assert_eq!(first.items[0].action, "key.update");
-    let page = Page {
-        after: first.next,
+    let mut page = Page {
+        after: None,
         limit: 1,
     };
+    let first = store.list_audit(&filter, page).await.expect("a page");
+    assert_eq!(first.items[0].action, "key.update");
+    page.after = first.next;
     let second = store.list_audit(&filter, page).await.expect("a page");
-    assert_eq!(
-        (second.items[0].action.as_str(), second.next),
-        ("key.create", None)
-    );
+    let action = second.items[0].action.as_str();
+    assert_eq!((action, second.next), ("key.create", None));
 }

@@ -1,7 +1,7 @@
 //! Tenants: made, found, listed in the order they were made, changed by who read them last, gone with all that is theirs.
 
 use lensgate::domain::tenant::{Tenant, TenantId};
-use lensgate::store::{Page, StoreError};
+use lensgate::store::{AuditFilter, Page, StoreError};
 use uuid::Uuid;
 
 use super::{ALL, at, audit, full_key, key, note, tenant, token};
@@ -158,7 +158,7 @@ async fn what_is_refused_leaves_nothing(database: &TestDatabase) {
     }
     assert_eq!(store.revision().await, Ok(revision));
     let entries = store
-        .list_audit(&Default::default(), ALL)
+        .list_audit(&AuditFilter::default(), ALL)
         .await
         .expect("a page");
     assert!(
@@ -216,7 +216,7 @@ async fn a_tenant_goes_with_its_keys_and_their_usage(database: &TestDatabase) {
         assert_eq!(store.find_key(key.id).await, Ok(None));
     }
     let left = store.list_keys(None, ALL).await.expect("a page").items;
-    assert_eq!(left, [other.clone()]);
+    assert_eq!(left, std::slice::from_ref(&other));
     assert_eq!(store.usage_of(day).await, Ok(vec![(other.id, 4)]));
     let refused = store.create_key(&key(&gone, "d"), &note()).await;
     assert_eq!(refused, Err(StoreError::NotFound("tenant")));

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU64;
 
 use lensgate::domain::ids::{ModelId, VersionNumber};
-use lensgate::store::{ModelWish, StoreError};
+use lensgate::store::{AuditFilter, ModelWish, StoreError};
 
 use super::{audit, note, tenant};
 use crate::fixture::database::TestDatabase;
@@ -111,7 +111,7 @@ async fn versions_stay_out_of_service_until_they_are_wanted(database: &TestDatab
         Ok(BTreeMap::from([(digits.clone(), wish([], [2]))]))
     );
     let entries = store
-        .list_audit(&Default::default(), super::ALL)
+        .list_audit(&AuditFilter::default(), super::ALL)
         .await
         .expect("a page");
     let actions: Vec<&str> = entries
@@ -162,7 +162,7 @@ async fn what_is_gone_is_forgotten(database: &TestDatabase) {
     let wanted = BTreeMap::from([(digits, wish([("stable", 1)], [2]))]);
     assert_eq!(store.wishes().await, Ok(wanted));
     let entries = store
-        .list_audit(&Default::default(), super::ALL)
+        .list_audit(&AuditFilter::default(), super::ALL)
         .await
         .expect("a page");
     let deletions = entries
