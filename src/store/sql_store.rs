@@ -61,21 +61,11 @@ impl<Db: Database> SqlStore<Db> {
         &self,
         call: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
-        self.within_times(1, call).await
-    }
-
-    /// As [`Self::within`], for a call that has the time of several.
-    pub(super) async fn within_times<T>(
-        &self,
-        times: u32,
-        call: impl Future<Output = Result<T, StoreError>>,
-    ) -> Result<T, StoreError> {
-        let limit = self.call_timeout.saturating_mul(times);
-        match tokio::time::timeout(limit, call).await {
+        match tokio::time::timeout(self.call_timeout, call).await {
             Ok(outcome) => outcome,
             Err(_) => Err(StoreError::Unavailable(format!(
                 "it gave no answer within {} ms",
-                limit.as_millis()
+                self.call_timeout.as_millis()
             ))),
         }
     }
