@@ -1,6 +1,7 @@
 //! `[store]`: the database.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -52,6 +53,10 @@ pub enum Database {
     Sqlite,
 }
 
+const SHORTEST_CALL: Duration = Duration::from_millis(100);
+const LONGEST_CALL: Duration = Duration::from_mins(10);
+const LONGEST_START: Duration = Duration::from_hours(24);
+
 impl StoreConfig {
     /// Which database the URL names; `None` where it names none that is served.
     #[must_use]
@@ -101,8 +106,11 @@ impl StoreConfig {
         if !(1..=1000).contains(&self.max_connections) {
             return Err(bad("store.max_connections", "must be 1 to 1000"));
         }
-        if self.call_timeout.get().as_millis() < 100 {
-            return Err(bad("store.call_timeout", "must be at least 100ms"));
+        if !(SHORTEST_CALL..=LONGEST_CALL).contains(&self.call_timeout.get()) {
+            return Err(bad("store.call_timeout", "must be 100ms to 10m"));
+        }
+        if self.connect_timeout.get() > LONGEST_START {
+            return Err(bad("store.connect_timeout", "must be 24h at most"));
         }
         Ok(())
     }
@@ -159,6 +167,10 @@ mod tests {
             call_timeout: Seconds::parse(text).expect("a duration"),
             ..default.clone()
         };
+        let starts = |text| StoreConfig {
+            connect_timeout: Seconds::parse(text).expect("a duration"),
+            ..default.clone()
+        };
         for (config, key, allowed) in [
             (of("mysql://x"), "store.url", "sqlite://"),
             (of("sqlite://"), "store.url", "a file"),
@@ -170,6 +182,8 @@ mod tests {
             (connections(1001), "store.max_connections", "1 to 1000"),
             (calls("0"), "store.call_timeout", "100ms"),
             (calls("99ms"), "store.call_timeout", "100ms"),
+            (calls("11m"), "store.call_timeout", "10m"),
+            (starts("25h"), "store.connect_timeout", "24h"),
         ] {
             let error = config.validate().expect_err("refused").to_string();
             assert!(error.contains(key) && error.contains(allowed), "{error}");
