@@ -71,6 +71,7 @@ fn main() {
          | p50 HTTP 1, ms |"
     );
     println!("|{}", " --- |".repeat(15));
+    let mut profiles = Vec::new();
     for model in MODELS
         .iter()
         .filter(|model| only.is_none_or(|only| only == *model))
@@ -81,9 +82,20 @@ fn main() {
             }
             for size in SIZES {
                 let bench = Bench::open(&fixtures, model, backend, size, cores);
-                bench.row(rounds, Duration::from_secs_f64(seconds));
+                profiles.push(bench.row(rounds, Duration::from_secs_f64(seconds)));
             }
         }
+    }
+    println!(
+        "\nwhere a lone caller's time goes, p50, ms; what is left of it is HTTP, the client's part included"
+    );
+    println!(
+        "| model | backend | JPEG | bare: to the tensor | bare: run on all the cores | HTTP: to the tensor | run | waiting \
+         | whole, gateway | whole, client |"
+    );
+    println!("|{}", " --- |".repeat(10));
+    for profile in profiles {
+        println!("{profile}");
     }
 }
 
@@ -144,11 +156,14 @@ impl Bench {
         }
     }
 
-    fn row(&self, rounds: usize, time: Duration) {
+    /// Prints the row; gives the row of the lone caller's table.
+    fn row(&self, rounds: usize, time: Duration) -> String {
         let narrow = &*self.opened.session;
         let wide = self.wide.as_deref().unwrap_or(narrow);
         let mut figures: Vec<Vec<Figure>> = vec![Vec::new(); HTTP + CALLERS.len()];
+        let mut parts: Vec<Vec<f64>> = Vec::new();
         for _ in 0..rounds {
+            parts.push([self.bare_parts(wide, time), self.lone_parts(time)].concat());
             figures[ONE].push(self.bare(narrow, 1, time));
             figures[CROWD].push(self.bare(narrow, self.cores, time));
             figures[WIDE].push(self.bare(wide, 1, time));
@@ -174,6 +189,60 @@ impl Bench {
             print!(" {:.2} |", p50(place));
         }
         println!();
+        let columns = (0..parts[0].len()).map(|column| {
+            let of_rounds = parts.iter().map(|round| round[column]);
+            format!(" {:.2} |", median(of_rounds))
+        });
+        self.label.clone() + &columns.collect::<String>()
+    }
+
+    /// p50 of the two halves of a bare call: to the tensor, and the run.
+    fn bare_parts(&self, session: &dyn Session, time: Duration) -> Vec<f64> {
+        let limits = vision::DecodeLimits {
+            max_pixels: 50_000_000,
+        };
+        let (started, mut halves) = (Instant::now(), [Vec::new(), Vec::new()]);
+        while started.elapsed() < time {
+            let begun = Instant::now();
+            let header = vision::read_header(&self.picture, &limits).expect("a header");
+            let preprocessor = &self.opened.preprocessor;
+            let decoded = preprocessor.decode_for(&self.picture, &header);
+            let tensor = preprocessor.tensor(&decoded.expect("a picture"));
+            let prepared = Instant::now();
+            let output = session.run(&self.opened.input.name, &tensor, &self.opened.output_name);
+            output.expect("a run");
+            halves[0].push((prepared - begun).as_secs_f64() * 1e3);
+            halves[1].push(prepared.elapsed().as_secs_f64() * 1e3);
+        }
+        halves
+            .into_iter()
+            .map(|half| median(half.into_iter()))
+            .collect()
+    }
+
+    /// p50 of what the gateway says of a lone caller's requests, and of what the client sees.
+    fn lone_parts(&self, time: Duration) -> Vec<f64> {
+        let address = self.gateway.base.trim_start_matches("http://").to_owned();
+        let request = connection::post(&self.route, &self.picture);
+        self.runtime.block_on(async {
+            let mut connection = Connection::open(&address).await.expect("connected");
+            let (started, mut parts) = (Instant::now(), vec![Vec::new(); 5]);
+            while started.elapsed() < time {
+                let before = Instant::now();
+                let body = connection.ok(&request).await;
+                let whole = before.elapsed().as_secs_f64() * 1e3;
+                let body: serde_json::Value = serde_json::from_str(&body).expect("JSON");
+                let told = ["decode", "inference", "queue", "total"];
+                for (part, name) in parts.iter_mut().zip(told) {
+                    part.push(body["timing_ms"][name].as_f64().expect("a time"));
+                }
+                parts[4].push(whole);
+            }
+            parts
+                .into_iter()
+                .map(|part| median(part.into_iter()))
+                .collect()
+        })
     }
 
     /// The work itself on `threads` threads, as an instance does it.
