@@ -25,10 +25,10 @@ check: tools
 format:
 	cargo fmt
 
-## Measure: the picture path against the fastest crates, the bare loop against HTTP, cached answers, overload, and serving
-## while a model loads; each side by side in one run (needs LENSGATE_FIXTURES)
+## Measure: the picture path against the fastest crates, the bare loop against HTTP, cached answers, overload, a quiet tenant beside
+## a flood, serving while a model loads, and what keys and limits cost; each side by side in one run (needs LENSGATE_FIXTURES)
 bench: tools
-	cargo bench --locked --no-fail-fast --bench picture --bench throughput --bench cache --bench overload --bench loading
+	cargo bench --locked --no-fail-fast --bench picture --bench throughput --bench cache --bench overload --bench fairness --bench loading --bench access
 
 ## Fetch what the build and the gateway need
 tools:

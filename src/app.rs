@@ -2,6 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,26 +10,45 @@ use poem::Response;
 use poem::endpoint::BoxEndpoint;
 use tokio_util::sync::CancellationToken;
 
+use crate::access::{Access, AccessSettings};
+use crate::admin::{self, Admin, AdminError, FirstSecrets, Follower, NewSecrets, Reload};
+use crate::api::admin::AdminPlane;
 use crate::api::listener::{Listener, ListenerConfig, ListenerError, TlsConfig};
 use crate::api::{self, DataPlane};
 use crate::backend::ort::{LibrarySearch, OrtBackend};
 use crate::backend::tract::TractBackend;
 use crate::backend::{Backend, OrtStatus};
-use crate::classify::{Classifier, ClassifierConfig};
-use crate::config::{Config, Environment, ServerConfig};
+use crate::classify::{Classifier, ClassifierConfig, InflightBudget};
+use crate::config::{
+    Config, ConfigError, Environment, Reloaded, Reloader, Secret, ServerConfig, Sources,
+};
+use crate::domain::clock::{Clock, SystemClock};
 use crate::domain::ids::ModelId;
-use crate::model_store::FolderStore;
+use crate::model_store::{FolderStore, StoreEditor};
 use crate::models::{
     Backends, Loader, LoaderConfig, ManagerError, ModelManager, NoticeConfig, Passed, Trial,
     TrialConfig,
 };
+use crate::store::{self, Store, StoreError};
+use crate::telemetry;
 
 /// Why the gateway did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
-    /// The data plane's address cannot be used.
+    /// A plane's address cannot be used.
     #[error(transparent)]
     Listener(#[from] ListenerError),
+    /// The database cannot be used.
+    #[error("the database {url} cannot be used: {source}")]
+    Store {
+        /// Which, without its password.
+        url: String,
+        /// Why.
+        source: StoreError,
+    },
+    /// The empty database could not be filled.
+    #[error("the first key and token could not be made: {}", .0.cause().unwrap_or_default())]
+    First(AdminError),
     /// The models cannot be read.
     #[error(transparent)]
     Models(#[from] ManagerError),
@@ -37,50 +57,140 @@ pub enum AppError {
     Interrupted,
 }
 
+/// What a gateway takes from outside: the process's environment, where its settings come from, and the time.
+#[derive(Clone)]
+pub struct Edges {
+    /// The process's environment.
+    pub environment: Environment,
+    /// Where the settings were read, and are read anew.
+    pub sources: Sources,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl Edges {
+    /// The machine's time, and these sources with their environment.
+    #[must_use]
+    pub fn of(sources: Sources) -> Self {
+        Self {
+            environment: sources.environment.clone(),
+            sources,
+            clock: Arc::new(SystemClock),
+        }
+    }
+}
+
+/// One plane: its socket and its routes.
+pub(crate) struct Plane {
+    listener: Listener,
+    routes: BoxEndpoint<'static, Response>,
+}
+
+impl Plane {
+    /// Serves until `stop` is cancelled and the running requests are done, or `abort` is cancelled.
+    pub(crate) async fn serve(self, stop: CancellationToken, abort: CancellationToken) {
+        self.listener.serve(self.routes, stop, abort).await;
+    }
+}
+
 /// A gateway that is built and bound, but does not serve yet.
 pub struct App {
     pub(crate) config: Config,
     pub(crate) manager: Arc<ModelManager>,
     pub(crate) classifier: Arc<Classifier>,
-    listener: Listener,
-    routes: BoxEndpoint<'static, Response>,
+    pub(crate) operations: Arc<Admin>,
+    pub(crate) follower: Arc<Follower>,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) data: Plane,
+    pub(crate) admin: Plane,
+    /// Ends what streams for ever on the admin plane.
+    pub(crate) closing: CancellationToken,
+    new_secrets: Option<NewSecrets>,
 }
 
 impl App {
-    /// Builds the gateway: binds the port, finds the runtime, starts to load the models.
+    /// Builds the gateway: binds its ports, opens the database, finds the runtime, starts to load the models.
     ///
     /// # Errors
-    /// When the port cannot be bound or the model store cannot be read.
-    pub async fn build(config: Config, environment: &Environment) -> Result<Self, AppError> {
-        let listener =
-            Listener::bind(&config.server.listen, listener_config(&config.server)).await?;
-        let environment = environment.clone();
-        let settings = config.clone();
-        // Reading the library and hashing the models take a while: not on the runtime's threads.
-        let manager = tokio::task::spawn_blocking(move || {
-            let backends = backends(&settings, &environment);
-            let manager = manager(&settings, &environment, backends);
-            manager.start().map(|()| manager)
-        })
-        .await
-        .map_err(|_| AppError::Interrupted)??;
+    /// When a port cannot be bound, or the database or the model store cannot be used.
+    pub async fn build(config: Config, edges: &Edges) -> Result<Self, AppError> {
+        let (listener, private) = bind(&config).await?;
+        let store = open_store(&config).await?;
+        let new_secrets = admin::fill(&*store, &first_secrets(&config), &*edges.clock)
+            .await
+            .map_err(AppError::First)?;
+        let access = Access::new(
+            Arc::clone(&edges.clock),
+            &AccessSettings::of(&config.server, &config.limits),
+        );
+        let (environment, settings) = (edges.environment.clone(), config.clone());
+        // Reading the library takes a while: not on the runtime's threads.
+        let (manager, editor) = blocking(move || models(&settings, &environment)).await?;
+        let follower = Arc::new(Follower::new(
+            Arc::clone(&store),
+            Arc::clone(&access),
+            Arc::clone(&manager),
+            Arc::clone(&edges.clock),
+        ));
+        // Before the first model is loaded: what operators took out of service must not serve for a moment.
+        let heard = async {
+            follower.catch_up().await?;
+            follower.tell().await
+        };
+        heard.await.map_err(|source| store_error(&config, source))?;
+        let starting = Arc::clone(&manager);
+        blocking(move || starting.start()).await??;
+        let reloader = Reloader::new(&config, edges.sources.clone());
         let classifier = Arc::new(Classifier::new(
             manager.catalog(),
-            classifier_config(&config),
+            classifier_config(&config, &reloader),
         ));
-        let plane = DataPlane {
+        let data = DataPlane {
             classifier: Arc::clone(&classifier),
             catalog: manager.catalog(),
-            limits: config.limits.clone(),
+            access: Arc::clone(&access),
+            limits: reloader.limits(),
             required_models: ids(&config.server.required_models),
         };
-        let routes = api::data_routes(&plane);
+        let settings = Arc::new(Settings {
+            reloader,
+            access: Arc::clone(&access),
+            budget: classifier.budget().clone(),
+        });
+        let closing = CancellationToken::new();
+        let operations = Arc::new(Admin::new(
+            Arc::clone(&store),
+            Arc::clone(&manager),
+            editor,
+            Arc::clone(&follower),
+            Arc::clone(&settings) as Arc<dyn Reload>,
+            Arc::clone(&edges.clock),
+        ));
+        let admin = AdminPlane {
+            admin: Arc::clone(&operations),
+            access,
+            data: data.clone(),
+            closing: closing.clone(),
+        };
         Ok(Self {
             config,
             manager,
             classifier,
-            listener,
-            routes,
+            operations,
+            follower,
+            store,
+            settings,
+            data: Plane {
+                listener,
+                routes: api::data_routes(&data),
+            },
+            admin: Plane {
+                listener: private,
+                routes: api::admin::routes(&admin),
+            },
+            closing,
+            new_secrets,
         })
     }
 
@@ -90,15 +200,113 @@ impl App {
         Arc::clone(&self.manager)
     }
 
+    /// The settings that may change while it runs.
+    #[must_use]
+    pub fn settings(&self) -> Arc<Settings> {
+        Arc::clone(&self.settings)
+    }
+
     /// Where the data plane listens; the real port where 0 was asked for.
     #[must_use]
     pub fn data_addr(&self) -> SocketAddr {
-        self.listener.local_addr()
+        self.data.listener.local_addr()
     }
 
-    /// Serves until `stop` is cancelled and the running requests are done, or `abort` is cancelled.
-    pub(crate) async fn serve(self, stop: CancellationToken, abort: CancellationToken) {
-        self.listener.serve(self.routes, stop, abort).await;
+    /// Where the admin plane listens; the real port where 0 was asked for.
+    #[must_use]
+    pub fn admin_addr(&self) -> SocketAddr {
+        self.admin.listener.local_addr()
+    }
+
+    /// The secrets of the first start, to be shown once; gone from here then.
+    pub fn take_new_secrets(&mut self) -> Option<NewSecrets> {
+        self.new_secrets.take()
+    }
+}
+
+/// The settings that may change, and whom a change concerns.
+pub struct Settings {
+    reloader: Reloader,
+    access: Arc<Access>,
+    budget: InflightBudget,
+}
+
+impl Settings {
+    /// The file that the settings are read from.
+    #[must_use]
+    pub fn file(&self) -> PathBuf {
+        self.reloader.file()
+    }
+}
+
+impl Reload for Settings {
+    fn reload(&self) -> Result<Reloaded, ConfigError> {
+        let reloaded = self.reloader.reload().inspect_err(|error| {
+            tracing::error!(%error, "the settings were read anew and cannot be used: all stays as it was");
+        })?;
+        let limits = self.reloader.limits().load();
+        self.budget.set_limit(limits.max_inflight_bytes);
+        self.access
+            .limit_attempts(limits.unauthenticated_per_minute);
+        if let Err(error) = telemetry::set_level(&self.reloader.telemetry().load()) {
+            tracing::error!(%error, "the log's level stays as it was");
+        }
+        if !reloaded.changed.is_empty() {
+            tracing::info!(keys = reloaded.changed.join(", "), "settings changed");
+        }
+        if !reloaded.needs_restart.is_empty() {
+            tracing::warn!(
+                keys = reloaded.needs_restart.join(", "),
+                "settings changed that need a restart: the old ones stay in force"
+            );
+        }
+        Ok(reloaded)
+    }
+}
+
+/// The sockets of the data plane and of the admin plane, which speaks no TLS.
+async fn bind(config: &Config) -> Result<(Listener, Listener), AppError> {
+    let public = listener_config(&config.server);
+    let private = ListenerConfig {
+        tls: None,
+        ..listener_config(&config.server)
+    };
+    Ok((
+        Listener::bind(&config.server.listen, public).await?,
+        Listener::bind(&config.admin.listen, private).await?,
+    ))
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, AppError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|_| AppError::Interrupted)
+}
+
+/// Opens the database that the settings name, and brings its tables up to date.
+///
+/// # Errors
+/// When it cannot be reached or is not ours.
+pub async fn open_store(config: &Config) -> Result<Arc<dyn Store>, AppError> {
+    let opened = store::connect(&config.store).await;
+    opened.map_err(|source| store_error(config, source))
+}
+
+fn store_error(config: &Config, source: StoreError) -> AppError {
+    AppError::Store {
+        url: config.store.without_password(),
+        source,
+    }
+}
+
+/// The secrets that the settings give.
+fn first_secrets(config: &Config) -> FirstSecrets {
+    let text = |secret: &Option<Secret>| secret.as_ref().map(|secret| secret.expose().to_owned());
+    FirstSecrets {
+        api_key: text(&config.bootstrap.api_key),
+        admin_token: text(&config.bootstrap.admin_token),
     }
 }
 
@@ -109,11 +317,10 @@ fn ids(names: &[String]) -> Vec<ModelId> {
 
 /// The classifier's part of the settings.
 #[must_use]
-pub fn classifier_config(config: &Config) -> ClassifierConfig {
+pub fn classifier_config(config: &Config, live: &Reloader) -> ClassifierConfig {
     ClassifierConfig {
-        default_model: config.default_model.as_ref().and_then(|id| id.parse().ok()),
-        max_image_pixels: config.limits.max_image_pixels,
-        max_inflight_bytes: config.limits.max_inflight_bytes,
+        default_model: live.default_model(),
+        limits: live.limits(),
         // Twice the cores: while one half runs, the other waits right behind it.
         batch_width: cores() * 2,
         cache: config.cache.clone(),
@@ -178,7 +385,6 @@ pub fn loader(config: &Config, backends: Backends) -> Loader {
     let loader = LoaderConfig {
         execution_providers: config.backend.execution_providers.clone(),
         cores: cores(),
-        timeout: Duration::from_millis(config.limits.timeout_ms),
         max_queue_wait: Duration::from_millis(config.limits.max_queue_ms),
         max_image_pixels: config.limits.max_image_pixels,
     };
@@ -191,9 +397,24 @@ pub fn model_store(config: &Config) -> FolderStore {
     FolderStore::new(config.model_store.folder(), config.limits.max_model_bytes)
 }
 
-fn manager(config: &Config, environment: &Environment, backends: Backends) -> Arc<ModelManager> {
+/// What loads models and what changes them, over one folder; what killed uploads have left there is gone then.
+fn models(config: &Config, environment: &Environment) -> (Arc<ModelManager>, StoreEditor) {
+    let quiet = Duration::from_millis(config.model_store.quiet_ms);
+    let folder = model_store(config).quiet(quiet);
+    let editor = StoreEditor::new(folder.clone());
+    editor.sweep();
+    let backends = backends(config, environment);
+    let manager = manager(config, environment, backends, folder);
+    (manager, editor)
+}
+
+fn manager(
+    config: &Config,
+    environment: &Environment,
+    backends: Backends,
+    store: FolderStore,
+) -> Arc<ModelManager> {
     let settings = &config.model_store;
-    let store = model_store(config).quiet(Duration::from_millis(settings.quiet_ms));
     let notice = NoticeConfig {
         events: settings.watch,
         scan_every: settings.scan_every(),

@@ -2,22 +2,43 @@
 
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::{Stream, StreamExt as _};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
-use crate::app::App;
+use crate::admin::Reload as _;
+use crate::app::{App, Settings};
 use crate::classify::Phase;
 use crate::models::ModelManager;
 
-/// Serves until the first of `signals`, then ends in order; the second cuts the waiting short.
+/// Serves until the first of `signals`, then ends in order; the second cuts the waiting short. The admin plane and what
+/// follows the store serve until the data plane has ended: operators can watch, and what was used is still told.
 pub async fn run_until_stopped(app: App, signals: impl Stream<Item = ()>) {
     let mut signals = pin!(signals);
-    let (manager, classifier) = (Arc::clone(&app.manager), Arc::clone(&app.classifier));
-    let server = app.config.server.clone();
+    let App {
+        config,
+        manager,
+        classifier,
+        operations,
+        follower,
+        store,
+        settings,
+        data,
+        admin,
+        closing: events,
+        ..
+    } = app;
+    let server = config.server;
     let (closing, abort) = (CancellationToken::new(), CancellationToken::new());
-    let serving = app.serve(closing.clone(), abort.clone());
+    let (last, tasks) = (CancellationToken::new(), TaskTracker::new());
+    tasks.spawn(follower.follow(last.clone()));
+    tasks.spawn(Arc::clone(&operations).announce_versions(last.clone()));
+    tasks.spawn(watch_settings(Arc::clone(&settings), last.clone()));
+    tasks.spawn(admin.serve(last.clone(), abort.clone()));
+    let serving = data.serve(closing.clone(), abort.clone());
     let ending = async {
         next(&mut signals).await;
         tracing::info!(delay = %server.drain_delay, "stopping: not ready, still serving");
@@ -39,14 +60,34 @@ pub async fn run_until_stopped(app: App, signals: impl Stream<Item = ()>) {
         () = serving => {}
         () = ending => {}
     }
-    if tokio::task::spawn_blocking(move || manager.stop())
-        .await
-        .is_err()
-    {
+    events.cancel();
+    last.cancel();
+    tasks.close();
+    let rest = async {
+        tasks.wait().await;
+        operations.rest().await;
+    };
+    let ended = tokio::time::timeout(TO_END_THE_REST, rest).await;
+    if ended.is_err() {
+        abort.cancel();
+        tracing::warn!("the admin plane or the database did not end in time");
+    }
+    let stopping = tokio::task::spawn_blocking(move || manager.stop());
+    let (stopped, closed) = tokio::join!(
+        stopping,
+        tokio::time::timeout(TO_END_THE_REST, store.close())
+    );
+    if stopped.is_err() {
         tracing::error!("the models could not be stopped");
+    }
+    if closed.is_err() {
+        tracing::warn!("the database's connections did not close in time");
     }
     tracing::info!("stopped");
 }
+
+/// How long the admin plane, the last words to the database and its connections may take.
+const TO_END_THE_REST: Duration = Duration::from_secs(2);
 
 /// The next signal; never, where there will be none.
 async fn next(signals: &mut Pin<&mut impl Stream<Item = ()>>) {
@@ -55,11 +96,43 @@ async fn next(signals: &mut Pin<&mut impl Stream<Item = ()>>) {
     }
 }
 
-/// A SIGHUP is an explicit nudge: every model is looked at now. Ends when the process does.
-pub async fn nudge_on(mut hangup: Signal, manager: Arc<ModelManager>) {
+/// A SIGHUP is an explicit nudge: the settings are read anew, and every model is looked at now. Ends when the process does.
+pub async fn nudge_on(mut hangup: Signal, manager: Arc<ModelManager>, settings: Arc<Settings>) {
     while hangup.recv().await.is_some() {
-        tracing::info!("hangup: every model is looked at");
+        tracing::info!("hangup: the settings are read anew and every model is looked at");
         manager.rescan();
+        reload(&settings).await;
+    }
+}
+
+/// What became of it is in the log.
+async fn reload(settings: &Arc<Settings>) {
+    let settings = Arc::clone(settings);
+    let reloaded = tokio::task::spawn_blocking(move || settings.reload()).await;
+    if reloaded.is_err() {
+        tracing::error!("the settings were not read to their end");
+    }
+}
+
+/// How often it is looked whether the settings' file changed. It may lie behind a link that is switched, as in
+/// Kubernetes, and it is small: a look is cheaper than a watch that misses that.
+const LOOK_AT_SETTINGS_EVERY: Duration = Duration::from_secs(1);
+
+/// Reads the settings anew whenever their file changes, until `stop`.
+async fn watch_settings(settings: Arc<Settings>, stop: CancellationToken) {
+    let file = settings.file();
+    let mut known = tokio::fs::read(&file).await.ok();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(LOOK_AT_SETTINGS_EVERY) => {}
+        }
+        let now = tokio::fs::read(&file).await.ok();
+        // A file that is gone is being replaced, or missed at the next start.
+        if now.is_some() && now != known {
+            known = now;
+            reload(&settings).await;
+        }
     }
 }
 

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
+use crate::fixture::gateway::API_KEY;
+
 /// A connection without a request on it.
 pub(crate) struct Connection {
     stream: TcpStream,
@@ -110,11 +112,16 @@ pub(crate) fn classify(model: &str, picture: &[u8]) -> Arc<[u8]> {
     post(&format!("/v1/models/{model}/classify"), picture)
 }
 
-/// The request that sends `picture` to `route`.
+/// The request that sends `picture` to `route`, with the first key.
 pub(crate) fn post(route: &str, picture: &[u8]) -> Arc<[u8]> {
+    post_as(API_KEY, route, picture)
+}
+
+/// The request that sends `picture` to `route`, with this key.
+pub(crate) fn post_as(key: &str, route: &str, picture: &[u8]) -> Arc<[u8]> {
     let head = format!(
-        "POST {route} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/octet-stream\r\n\
-         Content-Length: {}\r\n\r\n",
+        "POST {route} HTTP/1.1\r\nHost: bench\r\nX-API-Key: {key}\r\n\
+         Content-Type: application/octet-stream\r\nContent-Length: {}\r\n\r\n",
         picture.len()
     );
     [head.as_bytes(), picture].concat().into()

@@ -9,11 +9,14 @@ use serde_json::Value;
 
 use super::connection::{self, Connection};
 use super::machine;
+use crate::fixture::gateway::{ADMIN_TOKEN, API_KEY};
 
 /// A running gateway, killed when it is dropped.
 pub(crate) struct Gateway {
     process: Child,
     pub(crate) address: String,
+    /// Its database.
+    _data: tempfile::TempDir,
 }
 
 /// Resident memory in MiB.
@@ -28,11 +31,17 @@ impl Gateway {
     /// models are live.
     pub(crate) async fn start(store: &Path) -> Self {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let data = tempfile::tempdir().expect("a folder");
+        let database = format!("sqlite://{}/lensgate.db", data.path().display());
         let mut process = Command::new(env!("CARGO_BIN_EXE_lensgate"))
             .arg("serve")
             .arg("--config")
             .arg(root.join("tests/data/empty.toml"))
             .env("LENSGATE__SERVER__LISTEN", "127.0.0.1:0")
+            .env("LENSGATE__ADMIN__LISTEN", "127.0.0.1:0")
+            .env("LENSGATE__STORE__URL", database)
+            .env("LENSGATE__BOOTSTRAP__API_KEY", API_KEY)
+            .env("LENSGATE__BOOTSTRAP__ADMIN_TOKEN", ADMIN_TOKEN)
             .env("LENSGATE__MODEL_STORE__URL", store)
             .env("LENSGATE__MODEL_STORE__TRIALS_FILE", "")
             .env("LENSGATE__CACHE__MAX_BYTES", "0")
@@ -61,7 +70,11 @@ impl Gateway {
             .name("log".to_owned())
             .spawn(move || std::io::copy(&mut log, &mut std::io::stderr()))
             .expect("a thread");
-        let gateway = Self { process, address };
+        let gateway = Self {
+            process,
+            address,
+            _data: data,
+        };
         gateway.ready().await;
         gateway
     }
@@ -76,7 +89,7 @@ impl Gateway {
     }
 
     pub(crate) async fn get(&self, connection: &mut Connection, path: &str) -> connection::Answer {
-        let request = format!("GET {path} HTTP/1.1\r\nHost: bench\r\n\r\n");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: bench\r\nX-API-Key: {API_KEY}\r\n\r\n");
         let answer = connection.exchange(request.as_bytes()).await;
         answer.expect("an answer")
     }

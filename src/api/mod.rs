@@ -7,21 +7,26 @@ use std::sync::Arc;
 use poem::endpoint::BoxEndpoint;
 use poem::http::{Version, header};
 use poem::{Endpoint, EndpointExt as _, Request, Response, Route, endpoint::make_sync};
-use poem_openapi::OpenApiService;
+use poem_openapi::{OpenApi, OpenApiService};
 
+use crate::access::Access;
 use crate::classify::Classifier;
-use crate::config::LimitsConfig;
+use crate::config::{LimitsConfig, Live};
 use crate::domain::error::ErrorKind;
 use crate::domain::ids::ModelId;
 use crate::models::CatalogHandle;
 
+pub mod admin;
 mod allow;
 pub mod data;
 pub mod listener;
 pub mod problem;
+mod security;
+mod standing;
 
 use allow::AllowTable;
 use problem::ApiError;
+use security::Slot;
 
 /// What the data plane needs.
 #[derive(Clone)]
@@ -30,8 +35,10 @@ pub struct DataPlane {
     pub classifier: Arc<Classifier>,
     /// What is servable.
     pub catalog: CatalogHandle,
-    /// Sizes.
-    pub limits: LimitsConfig,
+    /// Who may call.
+    pub access: Arc<Access>,
+    /// Sizes; they may change.
+    pub limits: Live<LimitsConfig>,
     /// Models without which the gateway is not ready.
     pub required_models: Vec<ModelId>,
 }
@@ -55,15 +62,15 @@ impl std::fmt::Display for listener::RequestId {
 }
 
 type DataApis = (
-    data::Documented<data::ClassifyApi>,
-    data::ModelsApi,
+    data::Limited<data::Documented<data::ClassifyApi>>,
+    data::Limited<data::ModelsApi>,
     data::HealthApi,
 );
 
 fn data_service(plane: &DataPlane) -> OpenApiService<DataApis, ()> {
     let apis = (
-        data::Documented(data::ClassifyApi::new(plane)),
-        data::ModelsApi::new(plane),
+        data::Limited(data::Documented(data::ClassifyApi::new(plane))),
+        data::Limited(data::ModelsApi::new(plane)),
         data::HealthApi::new(plane),
     );
     OpenApiService::new(apis, "Lensgate data plane", env!("CARGO_PKG_VERSION"))
@@ -80,7 +87,15 @@ pub fn data_document(plane: &DataPlane) -> String {
 /// Every route of the data plane, with the error table around them.
 #[must_use]
 pub fn data_routes(plane: &DataPlane) -> BoxEndpoint<'static, Response> {
-    let service = data_service(plane);
+    plane_routes(data_service(plane), &plane.access)
+}
+
+/// A plane's routes, its page and its document.
+fn plane_routes<A: OpenApi + 'static>(
+    service: OpenApiService<A, ()>,
+    access: &Arc<Access>,
+) -> BoxEndpoint<'static, Response> {
+    let access = Arc::clone(access);
     let document = service.spec();
     let allow = Arc::new(AllowTable::of(&document));
     let docs = static_page("text/html; charset=utf-8", service.swagger_ui_html());
@@ -91,15 +106,22 @@ pub fn data_routes(plane: &DataPlane) -> BoxEndpoint<'static, Response> {
             "/openapi.json",
             poem::get(static_page("application/json", document)),
         )
-        .around(move |endpoint, request| {
+        .around(move |endpoint, mut request| {
             let allow = Arc::clone(&allow);
-            async move { answer(&*endpoint, request, &allow).await }
+            let slot = Slot::open(&mut request, &access);
+            async move { answer(&*endpoint, request, &allow, &slot).await }
         })
         .boxed()
 }
 
-/// Calls the endpoint; whatever fails becomes a problem document here, and nowhere else.
-async fn answer<E>(endpoint: &E, request: Request, allow: &AllowTable) -> poem::Result<Response>
+/// Calls the endpoint; whatever fails becomes a problem document here, and nowhere else. Whatever comes of it, the answer
+/// says how the caller's key stands with its limits.
+async fn answer<E>(
+    endpoint: &E,
+    request: Request,
+    allow: &AllowTable,
+    slot: &Slot,
+) -> poem::Result<Response>
 where
     E: Endpoint<Output = Response>,
 {
@@ -110,7 +132,7 @@ where
         None => endpoint.call(request).await,
         Some(refusal) => Err(refusal.into()),
     };
-    let response = match outcome {
+    let mut response = match outcome {
         Ok(response) => response,
         Err(error) => {
             let mut response = problem::response(error, id);
@@ -123,6 +145,7 @@ where
             response
         }
     };
+    slot.tell(response.headers_mut());
     tracing::debug!(
         request_id = %id,
         %method,

@@ -10,8 +10,10 @@ use poem_openapi::types::{ToJSON as _, Type as _};
 use poem_openapi::{ApiResponse, Object};
 
 use super::listener::{BodyTimeout, RequestId};
+use crate::access::AccessError;
 use crate::classify::ClassifyError;
 use crate::domain::error::ErrorKind;
+use crate::models::Check;
 
 /// The media type of every failure's body.
 pub const CONTENT_TYPE: &str = "application/problem+json";
@@ -32,6 +34,34 @@ pub struct Problem {
     pub code: String,
     /// The request's id, also in the header `X-Request-Id`.
     pub request_id: String,
+    /// Every check that was made of a version that may not serve (`model_rejected`).
+    #[oai(skip_serializing_if_is_none)]
+    pub checks: Option<Vec<CheckView>>,
+}
+
+/// One thing that was checked of a version.
+#[derive(Clone, Debug, Object)]
+pub struct CheckView {
+    /// `file`, `external`, `manifest`, `graph`, `input`, `output`, `warm_up`, `scores`, `labels`, `golden`; `load` where
+    /// it could not be put into service after all; `version` in a dry run: whether the number is free.
+    pub name: String,
+    /// Whether it held.
+    pub ok: bool,
+    /// What was found, or why it did not hold.
+    pub detail: String,
+}
+
+impl CheckView {
+    /// The checks as they are shown.
+    #[must_use]
+    pub fn all(checks: &[Check]) -> Vec<Self> {
+        let shown = |check: &Check| Self {
+            name: check.name.to_owned(),
+            ok: check.ok,
+            detail: check.detail.clone(),
+        };
+        checks.iter().map(shown).collect()
+    }
 }
 
 /// Status and title of a kind.
@@ -112,6 +142,7 @@ pub struct ApiError {
     kind: ErrorKind,
     detail: String,
     retry_after: Option<Duration>,
+    checks: Option<Vec<CheckView>>,
     /// What is logged and never shown.
     cause: Option<String>,
 }
@@ -128,6 +159,7 @@ impl ApiError {
             kind,
             detail,
             retry_after: None,
+            checks: None,
             cause: None,
         }
     }
@@ -136,6 +168,26 @@ impl ApiError {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.kind
+    }
+
+    /// The same, with what is logged of it and never shown.
+    #[must_use]
+    pub fn caused_by(mut self, cause: impl Into<String>) -> Self {
+        self.cause = Some(cause.into());
+        self
+    }
+
+    /// The same, with every check that was made.
+    #[must_use]
+    pub fn with_checks(mut self, checks: &[Check]) -> Self {
+        self.checks = Some(CheckView::all(checks));
+        self
+    }
+
+    /// Whether the failure is ours.
+    #[must_use]
+    pub fn is_ours(&self) -> bool {
+        status_of(self.kind).0.is_server_error()
     }
 
     /// When the caller should try again.
@@ -159,6 +211,7 @@ impl ApiError {
             detail: self.detail.clone(),
             code: self.kind.code().to_owned(),
             request_id: id.to_string(),
+            checks: self.checks.clone(),
         }
     }
 
@@ -168,6 +221,12 @@ impl ApiError {
             .status(status_of(self.kind).0)
             .content_type(CONTENT_TYPE)
             .body(problem.to_json_string());
+        if response.status() == StatusCode::UNAUTHORIZED {
+            let scheme = HeaderValue::from_static("Bearer");
+            response
+                .headers_mut()
+                .insert(header::WWW_AUTHENTICATE, scheme);
+        }
         if let Some(after) = self.retry_after {
             // Whole seconds, at least one: 0 would invite the crowd back at once.
             let seconds = after.as_secs_f64().ceil().max(1.0);
@@ -182,6 +241,14 @@ impl ApiError {
 impl ResponseError for ApiError {
     fn status(&self) -> StatusCode {
         status_of(self.kind).0
+    }
+}
+
+impl From<AccessError> for ApiError {
+    fn from(error: AccessError) -> Self {
+        let mut api = Self::new(error.kind(), error.to_string());
+        api.retry_after = error.retry_after();
+        api
     }
 }
 
@@ -291,7 +358,7 @@ fn description_of(status: u16) -> &'static str {
         412 => "`precondition_failed`",
         413 => "`payload_too_large` (bytes), `batch_too_large` (pictures)",
         415 => "`unsupported_media_type`",
-        422 => "`undecodable_image`, `image_too_large` (pixels), `model_rejected`",
+        422 => "`undecodable_image`, `image_too_large` (pixels), `model_rejected` with `checks`",
         429 => "`rate_limited`, `quota_exceeded`; with `Retry-After`",
         500 => "`internal`",
         503 => {

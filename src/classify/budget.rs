@@ -11,7 +11,7 @@ pub struct InflightBudget(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    limit: u64,
+    limit: AtomicU64,
     used: AtomicU64,
 }
 
@@ -27,7 +27,7 @@ impl InflightBudget {
     #[must_use]
     pub fn new(limit: u64) -> Self {
         Self(Arc::new(Inner {
-            limit,
+            limit: AtomicU64::new(limit),
             used: AtomicU64::new(0),
         }))
     }
@@ -35,7 +35,12 @@ impl InflightBudget {
     /// The whole of it.
     #[must_use]
     pub fn limit(&self) -> u64 {
-        self.0.limit
+        self.0.limit.load(Ordering::Relaxed)
+    }
+
+    /// Makes it larger or smaller; what is held stays held.
+    pub fn set_limit(&self, limit: u64) {
+        self.0.limit.store(limit, Ordering::Relaxed);
     }
 
     /// Bytes held now.
@@ -70,12 +75,12 @@ impl Reservation {
     /// # Errors
     /// As [`InflightBudget::reserve`]; what was held is still held.
     pub fn grow(&self, more: u64) -> Result<(), ClassifyError> {
-        let Inner { limit, used } = &*self.budget.0;
-        if self.bytes().saturating_add(more) > *limit {
-            return Err(ClassifyError::TooLargeForBudget { limit: *limit });
+        let (limit, used) = (self.budget.limit(), &self.budget.0.used);
+        if self.bytes().saturating_add(more) > limit {
+            return Err(ClassifyError::TooLargeForBudget { limit });
         }
         used.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |held| {
-            held.checked_add(more).filter(|sum| sum <= limit)
+            held.checked_add(more).filter(|sum| *sum <= limit)
         })
         .map_err(|_| ClassifyError::OutOfMemoryBudget)?;
         self.bytes.fetch_add(more, Ordering::Relaxed);
@@ -108,7 +113,11 @@ mod tests {
         first.grow(40).expect("room");
         assert!(first.grow(1).is_err());
         assert_eq!((first.bytes(), budget.used()), (100, 100));
+        budget.set_limit(50);
+        assert_eq!(budget.used(), 100, "what is held stays held");
         drop(first);
         assert_eq!(budget.used(), 0);
+        assert!(budget.reserve(51).is_err());
+        assert!(budget.reserve(50).is_ok());
     }
 }

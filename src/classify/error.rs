@@ -91,7 +91,9 @@ fn unavailable(
         (Some(version), Some(state)) => {
             format!("version {version} of model {model} is {}", state.as_str())
         }
-        _ => format!("no version of model {model} is live"),
+        // An alias names it still.
+        (Some(version), None) => format!("version {version} of model {model} is gone"),
+        (None, _) => format!("no version of model {model} is live"),
     }
 }
 

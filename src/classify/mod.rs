@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use crate::config::CacheConfig;
+use crate::config::{CacheConfig, LimitsConfig, Live};
 use crate::domain::ids::{Digest, ModelId, VersionNumber};
 use crate::domain::rollout::Rollout;
 use crate::engine::Timings;
 use crate::models::{Catalog, CatalogHandle, LoadedVersion, ModelEntry};
-use crate::vision::{self, DecodeLimits};
+use crate::vision;
 
 mod budget;
 mod cache;
@@ -28,12 +28,10 @@ use scores::Scores;
 /// What the classifier needs to know of the settings.
 #[derive(Clone, Debug)]
 pub struct ClassifierConfig {
-    /// The model asked where none is named.
-    pub default_model: Option<ModelId>,
-    /// Pixels of one picture.
-    pub max_image_pixels: u64,
-    /// Bytes of bodies and decoded pixels at the same time.
-    pub max_inflight_bytes: u64,
+    /// The model asked where none is named; may change.
+    pub default_model: Live<Option<String>>,
+    /// Sizes and times; they may change, and each request takes them as they are when it comes.
+    pub limits: Live<LimitsConfig>,
     /// Pictures of one batch that are worked on at the same time.
     pub batch_width: usize,
     /// The result cache.
@@ -219,10 +217,8 @@ impl Classifier {
     /// A classifier over the catalog.
     #[must_use]
     pub fn new(catalog: CatalogHandle, config: ClassifierConfig) -> Self {
-        let budget = InflightBudget::new(config.max_inflight_bytes);
-        let limits = DecodeLimits {
-            max_pixels: config.max_image_pixels,
-        };
+        let budget = InflightBudget::new(config.limits.load().max_inflight_bytes);
+        let limits = config.limits.clone();
         Self {
             catalog,
             scores: Scores::new(&config.cache, limits, budget.clone()),
@@ -259,20 +255,26 @@ impl Classifier {
         self.phase.store(phase as u8, Ordering::Release);
     }
 
-    /// Finds the model and checks that it could answer; comes before a body is read.
+    /// Finds the model and checks that it could answer; comes before a body is read. A model that the caller may not use
+    /// is to it as if it were not there: `may_use` is asked before anything is told of it.
     ///
     /// # Errors
     /// When there is no such model or version, none is live, or the gateway is stopping.
-    pub fn route(&self, target: &Target) -> Result<Route, ClassifyError> {
+    pub fn route(
+        &self,
+        target: &Target,
+        may_use: impl Fn(&ModelId) -> bool,
+    ) -> Result<Route, ClassifyError> {
         if self.phase() == Phase::Draining {
             return Err(ClassifyError::Draining);
         }
         let catalog = self.catalog.load();
         let id = match &target.model {
-            Some(name) => name
-                .parse()
-                .map_err(|_| ClassifyError::ModelNotFound(name.clone()))?,
-            None => self.default_model(&catalog)?,
+            Some(name) => {
+                let id = name.parse::<ModelId>().ok().filter(&may_use);
+                id.ok_or_else(|| ClassifyError::ModelNotFound(name.clone()))?
+            }
+            None => self.default_model(&catalog, &may_use)?,
         };
         let entry = catalog.models.get(&id).cloned();
         let entry = entry.ok_or_else(|| {
@@ -285,12 +287,11 @@ impl Classifier {
         let pinned = match &target.version {
             None => None,
             Some(name) => {
-                let number = name.parse::<VersionNumber>().ok();
-                let known = number.filter(|number| entry.versions.contains_key(number));
-                Some(known.ok_or_else(|| ClassifyError::VersionNotFound {
+                let not_found = || ClassifyError::VersionNotFound {
                     model: id.clone(),
                     version: name.clone(),
-                })?)
+                };
+                Some(entry.named(name).ok_or_else(not_found)?)
             }
         };
         let route = Route {
@@ -302,10 +303,22 @@ impl Classifier {
         Ok(route)
     }
 
-    fn default_model(&self, catalog: &Catalog) -> Result<ModelId, ClassifyError> {
-        let mut ids = catalog.models.keys();
-        match (&self.config.default_model, ids.next(), ids.next()) {
-            (Some(id), ..) => Ok(id.clone()),
+    /// The model that is asked where none is named: the configured one, else the only one; of those that the caller may
+    /// use.
+    fn default_model(
+        &self,
+        catalog: &Catalog,
+        may_use: impl Fn(&ModelId) -> bool,
+    ) -> Result<ModelId, ClassifyError> {
+        let mut ids = catalog.models.keys().filter(|&id| may_use(id));
+        let configured = self.config.default_model.load();
+        // The configuration has refused what is no id.
+        let configured = configured.as_ref().as_ref().and_then(|id| id.parse().ok());
+        match (configured, ids.next(), ids.next()) {
+            (Some(id), ..) => {
+                let usable = Some(id).filter(may_use);
+                usable.ok_or(ClassifyError::NoDefaultModel)
+            }
             // A second model may still turn up.
             (None, ..) if !catalog.scanned => Err(ClassifyError::Starting),
             (None, Some(only), None) => Ok(only.clone()),
@@ -340,7 +353,10 @@ impl Classifier {
         caller: &Caller,
     ) -> Result<Classification, ClassifyError> {
         let version = route.assign()?;
-        let own = Instant::now() + version.timeout;
+        let own = version
+            .timeout
+            .unwrap_or_else(|| Duration::from_millis(self.config.limits.load().timeout_ms));
+        let own = Instant::now() + own;
         let deadline = caller.deadline.map_or(own, |deadline| deadline.min(own));
         let scored = self.scores.of(&version, picture, caller, deadline).await?;
         let wanted = options.top_k.unwrap_or(5).min(version.labels.len());

@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use super::cache::{Key, ResultCache};
 use super::flights::{Boarding, Flights, Seat};
 use super::{CacheUse, Caller, ClassifyError, EncodedPicture, InflightBudget, Reuse};
-use crate::config::CacheConfig;
+use crate::config::{CacheConfig, LimitsConfig, Live};
 use crate::domain::ids::Digest;
 use crate::engine::{EngineError, Flow, Job, Prepare, Priority, Timings};
 use crate::models::LoadedVersion;
@@ -46,12 +46,16 @@ pub(super) struct Scores {
     /// Whether all tenants share what is kept.
     shared: bool,
     flights: Flights<Key, Outcome>,
-    limits: DecodeLimits,
+    limits: Live<LimitsConfig>,
     budget: InflightBudget,
 }
 
 impl Scores {
-    pub(super) fn new(cache: &CacheConfig, limits: DecodeLimits, budget: InflightBudget) -> Self {
+    pub(super) fn new(
+        cache: &CacheConfig,
+        limits: Live<LimitsConfig>,
+        budget: InflightBudget,
+    ) -> Self {
         Self {
             cache: ResultCache::new(cache),
             shared: cache.shared,
@@ -74,7 +78,9 @@ impl Scores {
         }
         let run = Run {
             version: Arc::clone(version),
-            limits: self.limits,
+            limits: DecodeLimits {
+                max_pixels: self.limits.load().max_image_pixels,
+            },
             budget: self.budget.clone(),
             flow: Flow(Arc::clone(&caller.name)),
             deadline,
@@ -93,7 +99,10 @@ impl Scores {
         if caller.reuse == Reuse::Neither {
             return alone(run, picture, CacheUse::Declined { stored: false }).await;
         }
-        let key = self.key(version, &picture.bytes, caller).await?;
+        let max_pixels = run.limits.max_pixels;
+        let key = self
+            .key(version, &picture.bytes, max_pixels, caller)
+            .await?;
         if caller.reuse == Reuse::Renew {
             let mut fresh = alone(run, picture, CacheUse::Off).await?;
             let stored = cache.store(key, &fresh.scores).await;
@@ -111,6 +120,7 @@ impl Scores {
         &self,
         version: &LoadedVersion,
         picture: &Bytes,
+        max_pixels: u64,
         caller: &Caller,
     ) -> Result<Key, ClassifyError> {
         let digest = if picture.len() <= HASHED_AT_ONCE {
@@ -126,7 +136,7 @@ impl Scores {
             fingerprint: version.fingerprint,
             backend: version.backend,
             picture: digest,
-            max_pixels: self.limits.max_pixels,
+            max_pixels,
             tenant: caller.tenant.clone().filter(|_| !self.shared),
         })
     }

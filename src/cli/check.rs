@@ -136,11 +136,15 @@ fn confine(args: &CheckArgs) -> anyhow::Result<()> {
 fn try_version(loader: &Loader, version: &FoundVersion) -> Outcome {
     match &version.content {
         Content::NotSelected => Outcome::NotSelected,
-        Content::Broken { digest, reason } => Outcome::Bad {
+        Content::Broken {
+            part,
+            digest,
+            reason,
+        } => Outcome::Bad {
             reason: reason.clone(),
             digest: digest.map(|digest| digest.to_string()),
             fingerprint: None,
-            checks: Vec::new(),
+            checks: vec![Check::failed(*part, reason.clone())],
         },
         Content::Absent { reason } | Content::Waiting { reason, .. } => Outcome::Bad {
             reason: reason.clone(),

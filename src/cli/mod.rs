@@ -11,9 +11,11 @@ use crate::config::{Config, Environment, Sources, TelemetryConfig};
 mod check;
 mod classify;
 mod config;
+mod keys;
 mod migrate;
 mod openapi;
 mod pick;
+mod push;
 mod serve;
 mod tune;
 
@@ -46,6 +48,9 @@ enum Command {
     /// Look at models
     #[command(subcommand)]
     Models(ModelsCommand),
+    /// API keys
+    #[command(subcommand)]
+    Keys(KeysCommand),
     /// Bring the database to this release; every start does it too
     Migrate(migrate::MigrateArgs),
     /// Print the OpenAPI document of a plane
@@ -61,6 +66,14 @@ enum ModelsCommand {
     Check(check::CheckArgs),
     /// Measure which settings of [serving] serve a model best on this machine
     Tune(tune::TuneArgs),
+    /// Upload a version, or a model with all its versions, to a gateway
+    Push(push::PushArgs),
+}
+
+#[derive(Debug, Subcommand)]
+enum KeysCommand {
+    /// Make a key in the database; its secret is printed once
+    Create(keys::CreateArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -82,7 +95,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     };
     let settings = Config::load(&sources).context("the settings cannot be used")?;
     match cli.command {
-        Command::Serve => serve::run(settings, &environment),
+        Command::Serve => serve::run(settings, sources),
         Command::Classify(args) => {
             quiet(&settings)?;
             classify::run(&args, &settings, &environment)
@@ -94,6 +107,14 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Models(ModelsCommand::Tune(args)) => {
             quiet(&settings)?;
             tune::run(&args, settings, &environment)
+        }
+        Command::Models(ModelsCommand::Push(args)) => {
+            quiet(&settings)?;
+            push::run(&args, &environment)
+        }
+        Command::Keys(KeysCommand::Create(args)) => {
+            quiet(&settings)?;
+            keys::create(&args, &settings)
         }
         Command::Migrate(args) => {
             quiet(&settings)?;

@@ -1,13 +1,15 @@
-//! `lensgate openapi data`.
+//! `lensgate openapi data|admin`.
 
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 
+use crate::access::{Access, AccessSettings};
 use crate::api::{self, DataPlane};
 use crate::classify::Classifier;
-use crate::config::Config;
+use crate::config::{Config, Reloader, Sources};
+use crate::domain::clock::SystemClock;
 use crate::models::CatalogHandle;
 
 #[derive(Args, Debug)]
@@ -20,11 +22,14 @@ pub(super) struct OpenapiArgs {
 enum Plane {
     /// What applications call
     Data,
+    /// What operators call
+    Admin,
 }
 
 pub(super) fn run(args: &OpenapiArgs, settings: &Config) -> ExitCode {
     match args.plane {
         Plane::Data => super::say(data_document(settings)),
+        Plane::Admin => super::say(api::admin::document()),
     }
     ExitCode::SUCCESS
 }
@@ -32,11 +37,16 @@ pub(super) fn run(args: &OpenapiArgs, settings: &Config) -> ExitCode {
 /// The document of a gateway with these settings; it does not depend on any model.
 fn data_document(settings: &Config) -> String {
     let catalog = CatalogHandle::default();
-    let classifier = Classifier::new(catalog.clone(), crate::app::classifier_config(settings));
+    let reloader = Reloader::new(settings, Sources::default());
+    let classifier = Classifier::new(
+        catalog.clone(),
+        crate::app::classifier_config(settings, &reloader),
+    );
     api::data_document(&DataPlane {
         classifier: Arc::new(classifier),
         catalog,
-        limits: settings.limits.clone(),
+        access: Access::new(Arc::new(SystemClock), &AccessSettings::default()),
+        limits: reloader.limits(),
         required_models: Vec::new(),
     })
 }

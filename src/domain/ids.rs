@@ -1,5 +1,6 @@
-//! Names of things: model ids, version numbers, digests. A value of these types is valid by construction.
+//! Names of things: model ids, version numbers, aliases, digests. A value of these types is valid by construction.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::num::NonZeroU64;
 use std::str::FromStr;
@@ -86,15 +87,82 @@ impl fmt::Display for VersionNumber {
     }
 }
 
+/// A movable name of a version: `[a-z][a-z0-9._-]{0,63}`. It begins with a letter, so it is never taken for a number.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Alias(String);
+
+/// A string that is no alias.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("an alias is 1 to 64 of a-z, 0-9, '.', '_' and '-', and begins with a letter")]
+pub struct InvalidAlias;
+
+impl Alias {
+    /// The alias as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Alias {
+    type Err = InvalidAlias;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let goes_on_well = text.bytes().all(|byte| {
+            byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._-".contains(&byte)
+        });
+        let starts_well = text.starts_with(|first: char| first.is_ascii_lowercase());
+        if text.len() <= 64 && starts_well && goes_on_well {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(InvalidAlias)
+        }
+    }
+}
+
+impl Borrow<str> for Alias {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Alias {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// A SHA-256, written `sha256:` and 64 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Digest([u8; 32]);
+
+/// A string that is no SHA-256.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a SHA-256 is 64 hexadecimal digits, with or without `sha256:` before them")]
+pub struct InvalidDigest;
 
 impl Digest {
     /// The digest made of these 32 bytes.
     #[must_use]
     pub fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
+    }
+}
+
+impl FromStr for Digest {
+    type Err = InvalidDigest;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let digits = text.strip_prefix("sha256:").unwrap_or(text);
+        if digits.len() != 64 || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+            return Err(InvalidDigest);
+        }
+        let mut bytes = [0; 32];
+        for (at, byte) in bytes.iter_mut().enumerate() {
+            let pair = digits.get(at * 2..at * 2 + 2).ok_or(InvalidDigest)?;
+            *byte = u8::from_str_radix(pair, 16).map_err(|_| InvalidDigest)?;
+        }
+        Ok(Self(bytes))
     }
 }
 
@@ -153,10 +221,43 @@ mod tests {
     }
 
     #[test]
-    fn a_digest_is_written_with_its_algorithm() {
-        assert_eq!(
-            Digest::from_bytes([0xab; 32]).to_string(),
-            format!("sha256:{}", "ab".repeat(32))
-        );
+    fn an_alias_is_never_a_number() {
+        let longest = "a".repeat(64);
+        for good in ["stable", "a", "v1", "blue-green_2.0", longest.as_str()] {
+            let alias = good.parse::<Alias>().expect(good);
+            assert_eq!(alias.as_str(), good);
+            assert!(good.parse::<VersionNumber>().is_err());
+        }
+        let too_long = "a".repeat(65);
+        for bad in [
+            "", "1", "1st", "-a", ".a", "_a", "A", "a b", "a/b", "a\0", "ä", "stäble", &too_long,
+        ] {
+            assert_eq!(bad.parse::<Alias>(), Err(InvalidAlias), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_digest_is_written_with_its_algorithm_and_read_with_or_without() {
+        let digest = Digest::from_bytes(std::array::from_fn(|at| {
+            u8::try_from(at * 7).unwrap_or(0xff)
+        }));
+        let text = digest.to_string();
+        assert!(text.starts_with("sha256:00070e15"), "{text}");
+        let bare = text.trim_start_matches("sha256:");
+        for good in [&text, bare, &bare.to_uppercase()] {
+            assert_eq!(good.parse(), Ok(digest), "{good}");
+        }
+        let long = format!("{bare}0");
+        for bad in [
+            "",
+            "sha256:",
+            &bare[1..],
+            &long,
+            &bare.replace('0', "g"),
+            "md5:00",
+        ] {
+            assert_eq!(bad.parse::<Digest>(), Err(InvalidDigest), "{bad}");
+        }
+        assert_eq!("ä".repeat(32).parse::<Digest>(), Err(InvalidDigest));
     }
 }

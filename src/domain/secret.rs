@@ -1,6 +1,7 @@
 //! Secrets that are handed out: how they are made, told from typing mistakes, and kept as a hash alone.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
@@ -122,8 +123,8 @@ impl PartialEq for SecretHash {
     }
 }
 
-impl std::hash::Hash for SecretHash {
-    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+impl Hash for SecretHash {
+    fn hash<H: Hasher>(&self, state: &mut H) {
         self.0.hash(state);
     }
 }

@@ -10,10 +10,14 @@ use std::time::Duration;
 
 use super::digest::Fingerprint;
 use super::observed::{LOOK_AGAIN, Observed, Settling, Unsettled, is_absence};
+use super::onnx::OnnxError;
 use super::watcher::{Changed, WatchError, Watcher};
-use super::{Candidate, Content, FoundModel, FoundVersion, ModelStore, StoreError, labels, onnx};
+use super::{
+    Candidate, Content, FileId, FoundModel, FoundVersion, ModelStore, Part, StoreError, labels,
+    manifest, onnx,
+};
 use crate::domain::ids::{Digest, ModelId, VersionNumber};
-use crate::domain::manifest::{Golden, Manifest, VersionsChoice};
+use crate::domain::manifest::{Manifest, VersionsChoice};
 
 /// A folder of models.
 #[derive(Clone)]
@@ -25,9 +29,6 @@ pub struct FolderStore {
     /// What was seen of each model's files; an unchanged file is not read again.
     observed: Arc<Mutex<HashMap<ModelId, Observed>>>,
 }
-
-/// The most bytes of a `model.toml`.
-const MAX_MANIFEST_BYTES: u64 = 1 << 20;
 
 /// A file that is not whole and has not grown for this long has been given up by whoever wrote it.
 const GIVEN_UP: Duration = Duration::from_secs(10);
@@ -67,6 +68,34 @@ impl FolderStore {
         self
     }
 
+    /// The folder of all models.
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Bytes that a model file may have.
+    pub(super) fn max_model_bytes(&self) -> u64 {
+        self.max_model_bytes
+    }
+
+    /// The same rules in another place, without a wait for quiet: what lies there is taken as it is.
+    pub(super) fn at(&self, root: PathBuf) -> Self {
+        Self::new(root, self.max_model_bytes)
+    }
+
+    /// Takes files as settled whose writer has ended and, where it is given, as hashed: who put them there knows.
+    pub(super) fn know(
+        &self,
+        id: &ModelId,
+        files: impl Iterator<Item = (PathBuf, FileId, Option<Digest>)>,
+    ) {
+        let mut all = self.all_observed();
+        let observed = all.entry(id.clone()).or_default();
+        for (path, identity, digest) in files {
+            observed.note(path, identity, digest);
+        }
+    }
+
     fn error(&self, error: &io::Error) -> StoreError {
         StoreError {
             path: self.root.clone(),
@@ -91,18 +120,16 @@ impl FolderStore {
         hashing: &mut dyn FnMut(VersionNumber),
     ) -> FoundModel {
         let dir = self.root.join(id.as_str());
-        let text = read_manifest(&dir);
+        let text = manifest::read(&dir);
         let manifest = text
             .clone()
             .and_then(|text| Manifest::parse(text.as_deref(), None).map_err(|e| e.to_string()));
         let selected = manifest
             .as_ref()
             .map_or(VersionsChoice::All, |m| m.serving.versions.clone());
-        let chosen = |number: VersionNumber| match (self.only, &selected) {
-            (Some(only), _) => number == only,
-            (None, VersionsChoice::All) => true,
-            (None, VersionsChoice::Latest) => numbers.last() == Some(&number),
-            (None, VersionsChoice::List(list)) => list.contains(&number.get()),
+        let chosen = |number: VersionNumber| match self.only {
+            Some(only) => number == only,
+            None => selected.selects(number, numbers.last().copied()),
         };
         let versions = numbers.iter().map(|&number| {
             let content = if chosen(number) {
@@ -214,7 +241,7 @@ struct Reading<'a> {
 enum Refusal {
     Unsettled(Unsettled),
     Absent(String),
-    Broken(String),
+    Broken(Part, String),
 }
 
 impl From<Unsettled> for Refusal {
@@ -223,9 +250,10 @@ impl From<Unsettled> for Refusal {
     }
 }
 
-impl From<String> for Refusal {
-    fn from(reason: String) -> Self {
-        Self::Broken(reason)
+impl Refusal {
+    /// How a part's reason becomes a refusal.
+    fn of(part: Part) -> impl Fn(String) -> Self {
+        move |reason| Self::Broken(part, reason)
     }
 }
 
@@ -238,7 +266,8 @@ impl Reading<'_> {
                 Content::Waiting { reason, again_in }
             }
             Err(Refusal::Absent(reason)) => Content::Absent { reason },
-            Err(Refusal::Broken(reason)) => Content::Broken {
+            Err(Refusal::Broken(part, reason)) => Content::Broken {
+                part,
                 digest: self.observed.known_digest(&graph),
                 reason,
             },
@@ -258,21 +287,27 @@ impl Reading<'_> {
         if self.observed.known_digest(graph).is_none() {
             hashing(self.number);
         }
-        let digest = self.digest(graph, "model.onnx")?;
-        let base = self.base.as_ref().map_err(String::clone)?;
+        let digest = self.digest(graph, "model.onnx", Part::File)?;
+        let broken = Refusal::of(Part::Manifest);
+        let base = self
+            .base
+            .as_ref()
+            .map_err(|reason| broken(reason.clone()))?;
         let dirs = [self.version_dir.clone(), self.model_dir.to_path_buf()];
         for dir in &dirs {
             self.settle(&dir.join("model.toml"), "model.toml")?;
         }
-        let own = read_manifest(&self.version_dir)?;
-        let manifest =
-            Manifest::parse(base.as_deref(), own.as_deref()).map_err(|error| error.to_string())?;
+        let own = manifest::read(&self.version_dir).map_err(&broken)?;
+        let manifest = Manifest::parse(base.as_deref(), own.as_deref())
+            .map_err(|error| broken(error.to_string()))?;
         let [version_dir, model_dir] = &dirs;
-        let found = labels::read(manifest.labels.as_ref(), version_dir, model_dir)?;
+        let found = labels::read(manifest.labels.as_ref(), version_dir, model_dir)
+            .map_err(Refusal::of(Part::Labels))?;
         for path in found.places {
             self.settle(&path, "the labels' file")?;
         }
-        let golden = golden_files(&manifest.golden, [version_dir, model_dir])?;
+        let golden = manifest::golden_files(&manifest.golden, [version_dir, model_dir])
+            .map_err(Refusal::of(Part::Golden))?;
         for (_, path) in &golden {
             self.settle(path, "a golden picture")?;
         }
@@ -283,7 +318,7 @@ impl Reading<'_> {
             fingerprint.part("label", label.as_bytes());
         }
         for path in &external {
-            let content = self.digest(path, "external data")?;
+            let content = self.digest(path, "external data", Part::External)?;
             fingerprint.part("external", content.to_string().as_bytes());
         }
         let files = std::mem::take(&mut self.files);
@@ -324,11 +359,10 @@ impl Reading<'_> {
 
     fn check_graph_file(&mut self, graph: &Path) -> Result<(), Refusal> {
         let max = self.store.max_model_bytes;
+        let broken = Refusal::of(Part::File);
         match fs::metadata(graph) {
-            Ok(found) if !found.is_file() => {
-                Err(Refusal::Broken("model.onnx is not a file".to_owned()))
-            }
-            Ok(found) if found.len() > max => Err(Refusal::Broken(format!(
+            Ok(found) if !found.is_file() => Err(broken("model.onnx is not a file".to_owned())),
+            Ok(found) if found.len() > max => Err(broken(format!(
                 "model.onnx has {} bytes, more than limits.max_model_bytes ({max})",
                 found.len()
             ))),
@@ -343,7 +377,7 @@ impl Reading<'_> {
                     None => Refusal::Absent("there is no model.onnx".to_owned()),
                 })
             }
-            Err(error) => Err(Refusal::Broken(format!("model.onnx: {error}"))),
+            Err(error) => Err(broken(format!("model.onnx: {error}"))),
         }
     }
 
@@ -383,10 +417,10 @@ impl Reading<'_> {
                         reason: format!("waiting for the rest of the copy: {error}"),
                         again_in,
                     }),
-                    None => Refusal::Broken(error.to_string()),
+                    None => Refusal::Broken(part_of(&error), error.to_string()),
                 })
             }
-            Err(error) => Err(Refusal::Broken(error.to_string())),
+            Err(error) => Err(Refusal::Broken(part_of(&error), error.to_string())),
         }
     }
 
@@ -404,20 +438,29 @@ impl Reading<'_> {
         (still < GIVEN_UP).then(|| LOOK_AGAIN.min(GIVEN_UP.saturating_sub(still)))
     }
 
-    fn digest(&mut self, path: &Path, name: &str) -> Result<Digest, Refusal> {
+    fn digest(&mut self, path: &Path, name: &str, part: Part) -> Result<Digest, Refusal> {
         match self.observed.digest(path) {
             Ok(Some(digest)) => Ok(digest),
             Ok(None) => Err(Refusal::Unsettled(Unsettled {
                 reason: format!("{name} changed while it was read"),
                 again_in: LOOK_AGAIN,
             })),
-            Err(error) => Err(Refusal::Broken(format!("{name}: {error}"))),
+            Err(error) => Err(Refusal::Broken(part, format!("{name}: {error}"))),
         }
     }
 }
 
+fn part_of(error: &OnnxError) -> Part {
+    match error {
+        OnnxError::External { .. }
+        | OnnxError::ExternalMissing { .. }
+        | OnnxError::ExternalShort { .. } => Part::External,
+        _ => Part::File,
+    }
+}
+
 /// The names of the folders in `dir` that are a `T`; the others are nobody's business.
-fn subfolders<T: std::str::FromStr>(dir: &Path) -> io::Result<Vec<T>> {
+pub(super) fn subfolders<T: std::str::FromStr>(dir: &Path) -> io::Result<Vec<T>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
@@ -440,35 +483,4 @@ fn subfolders<T: std::str::FromStr>(dir: &Path) -> io::Result<Vec<T>> {
 fn sorted<T: Ord>(mut list: Vec<T>) -> Vec<T> {
     list.sort();
     list
-}
-
-fn read_manifest(dir: &Path) -> Result<Option<String>, String> {
-    let path = dir.join("model.toml");
-    match fs::metadata(&path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        // Reading a pipe or a device would never end.
-        Ok(found) if !found.is_file() => Err("model.toml is not a file".to_owned()),
-        Ok(found) if found.len() > MAX_MANIFEST_BYTES => {
-            Err(format!("model.toml has {} bytes", found.len()))
-        }
-        _ => fs::read_to_string(&path)
-            .map(Some)
-            .map_err(|error| format!("model.toml: {error}")),
-    }
-}
-
-fn golden_files(golden: &[Golden], dirs: [&Path; 2]) -> Result<Vec<(Golden, PathBuf)>, String> {
-    golden
-        .iter()
-        .map(|golden| {
-            for dir in dirs {
-                let path = labels::inside(dir, &golden.image)
-                    .map_err(|reason| format!("golden picture: {reason}"))?;
-                if path.is_file() {
-                    return Ok((golden.clone(), path));
-                }
-            }
-            Err(format!("golden picture: there is no file {}", golden.image))
-        })
-        .collect()
 }

@@ -6,7 +6,7 @@ use super::observed::is_absence;
 use crate::domain::manifest::LabelsSource;
 
 /// The most bytes of a labels file: a million classes of a hundred characters.
-const MAX_LABELS_BYTES: u64 = 100 << 20;
+pub(super) const MAX_BYTES: u64 = 100 << 20;
 
 /// The default name.
 const DEFAULT_FILE: &str = "labels.txt";
@@ -42,7 +42,7 @@ pub(super) fn read(
             Ok(found) if !found.is_file() => {
                 return Err(format!("labels: {name} is not a file"));
             }
-            Ok(found) if found.len() > MAX_LABELS_BYTES => {
+            Ok(found) if found.len() > MAX_BYTES => {
                 return Err(format!("labels: {name} has {} bytes", found.len()));
             }
             Ok(_) => {

@@ -1,6 +1,7 @@
-//! The folder of models: what lies there, whole files only, by content; the broken with reasons.
+//! The folder of models: what lies there, whole files only, by content; the broken with reasons. And its changes from
+//! inside: uploads, new models, deletions.
 //!
-//! Called by `models` and the command line. Opens no session and knows no runtime.
+//! Called by `models`, `admin` and the command line. Opens no session and knows no backend.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -8,14 +9,27 @@ use std::time::Duration;
 use crate::domain::ids::{Digest, ModelId, VersionNumber};
 use crate::domain::manifest::{Golden, Manifest};
 
+mod change;
 mod digest;
+mod editor;
 mod folder;
 mod labels;
+mod manifest;
+mod name;
 mod observed;
 pub mod onnx;
+mod package;
+mod slot;
+mod upload;
 mod watcher;
 
+pub use change::ChangeError;
+pub use editor::{Place, StoreEditor, TakenOut};
 pub use folder::FolderStore;
+pub use manifest::{Description, Edit};
+pub use name::{FileName, InvalidName};
+pub use package::{Package, texts_of};
+pub use upload::{PartWriter, Staged, Upload, UploadPart};
 pub use watcher::{Changed, WatchError, Watcher};
 
 /// Where models come from.
@@ -104,6 +118,8 @@ pub enum Content {
     },
     /// Files that cannot be served.
     Broken {
+        /// What of it.
+        part: Part,
         /// SHA-256 of the model file, where there is one.
         digest: Option<Digest>,
         /// Why, in words an operator can act on.
@@ -111,6 +127,35 @@ pub enum Content {
     },
     /// Not selected by `serving.versions`.
     NotSelected,
+}
+
+/// What a version is made of, as far as it is looked at before a backend is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The model file: whole, and a graph.
+    File,
+    /// The files of external data beside it.
+    External,
+    /// `model.toml`, the model's and the version's own.
+    Manifest,
+    /// The labels.
+    Labels,
+    /// The golden pictures: that they are there.
+    Golden,
+}
+
+impl Part {
+    /// The name of the check of it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::File => "file",
+            Self::External => "external",
+            Self::Manifest => "manifest",
+            Self::Labels => "labels",
+            Self::Golden => "golden",
+        }
+    }
 }
 
 /// A version that is whole.

@@ -64,6 +64,18 @@ impl Observed {
         }
     }
 
+    /// Takes a file of this identity as one that has stood still, and, where it is given, as one of this content.
+    pub(super) fn note(&mut self, path: PathBuf, id: FileId, digest: Option<Digest>) {
+        let now = Instant::now();
+        let seen = Seen {
+            id: Some(id),
+            since: now.checked_sub(CLEARLY_OLD).unwrap_or(now),
+            digest,
+            facts: None,
+        };
+        self.now.insert(path, seen);
+    }
+
     /// Looks at a file: its identity and since when it has it.
     ///
     /// # Errors

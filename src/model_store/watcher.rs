@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use notify::event::{AccessKind, AccessMode, CreateKind, ModifyKind, RenameMode};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 
+use super::slot;
 use crate::domain::ids::ModelId;
 
 /// Told that a model changed, or with `None` that any may have.
@@ -151,14 +152,20 @@ impl Watching {
         {
             return;
         }
-        for path in &event.paths {
+        // What lies in the places of uploads is nobody's business until it is moved out of them.
+        let outside = |path: &&PathBuf| !is_in_a_slot(&self.root, path);
+        let paths: Vec<&PathBuf> = event.paths.iter().filter(outside).collect();
+        if paths.is_empty() && !event.paths.is_empty() {
+            return;
+        }
+        for path in &paths {
             self.writers.note(path, event.kind);
-            if changes_structure(event.kind) && !is_plain_file(path) {
-                self.structure_changed();
-            }
+        }
+        if changes_structure(event.kind) && paths.iter().any(|path| !is_plain_file(path)) {
+            self.structure_changed();
         }
         let mut told = Vec::new();
-        for model in event.paths.iter().map(|path| self.model_of(path)) {
+        for model in paths.iter().map(|path| self.model_of(path)) {
             if !told.contains(&model) {
                 (self.changed)(model.as_ref());
                 told.push(model);
@@ -214,6 +221,10 @@ fn changes_structure(kind: EventKind) -> bool {
         kind,
         EventKind::Create(_) | EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_))
     ) && kind != EventKind::Create(CreateKind::File)
+}
+
+fn is_in_a_slot(root: &Path, path: &Path) -> bool {
+    path.starts_with(root.join(slot::FOLDER))
 }
 
 /// Whether a plain file is there; a link may lead to a folder, and what is gone may have been one.
@@ -301,6 +312,34 @@ mod tests {
                 "the closed file is still held open"
             );
         }
+    }
+
+    #[test]
+    fn an_upload_is_heard_when_it_is_put_in_place_and_not_before() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let root = dir.path();
+        std::fs::create_dir_all(root.join("digits")).expect("folders");
+        let (tell, events) = channel();
+        let changed: Changed = Box::new(move |model| {
+            let _ = tell.send(model.cloned());
+        });
+        let _watcher =
+            Watcher::start(root.to_path_buf(), Writers::default(), changed).expect("watched");
+        let staged = root.join(slot::FOLDER).join("x/digits/1");
+        std::fs::create_dir_all(&staged).expect("folders");
+        std::fs::write(staged.join("model.onnx"), "x").expect("written");
+        std::thread::sleep(STRUCTURE_SETTLES * 3);
+        assert!(
+            events.try_recv().is_err(),
+            "an upload on its way was heard of"
+        );
+        std::fs::rename(&staged, root.join("digits/1")).expect("moved");
+        assert!(heard(&events, Some("digits")));
+        // It is watched where it is now.
+        std::thread::sleep(STRUCTURE_SETTLES * 3);
+        while events.try_recv().is_ok() {}
+        std::fs::write(root.join("digits/1/model.onnx"), "y").expect("written");
+        assert!(heard(&events, Some("digits")));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use super::loaded::LoadedVersion;
-use crate::domain::ids::{Digest, ModelId, VersionNumber};
+use crate::domain::ids::{Alias, Digest, ModelId, VersionNumber};
 use crate::domain::rollout::Rollout;
 
 /// Where a version stands.
@@ -24,7 +24,7 @@ pub enum VersionState {
     Failed,
     /// It takes no more requests and finishes those it has.
     Draining,
-    /// On disk, but not selected.
+    /// On disk, but not selected, or taken out of service by an operator, as the reason says.
     Unloaded,
 }
 
@@ -113,11 +113,29 @@ pub struct ModelEntry {
     pub description: Option<String>,
     /// How its traffic is shared.
     pub rollout: Rollout,
+    /// Movable names of versions, whether these are there or not.
+    pub aliases: BTreeMap<Alias, VersionNumber>,
     /// Its versions.
     pub versions: BTreeMap<VersionNumber, VersionEntry>,
 }
 
 impl ModelEntry {
+    /// The version that a caller names by its number or by an alias; `None` where no version has the number and there
+    /// is no such alias.
+    #[must_use]
+    pub fn named(&self, name: &str) -> Option<VersionNumber> {
+        match name.parse::<VersionNumber>() {
+            Ok(number) => self.versions.contains_key(&number).then_some(number),
+            Err(_) => self.aliases.get(name).copied(),
+        }
+    }
+
+    /// The aliases of one version, in order.
+    pub fn aliases_of(&self, number: VersionNumber) -> impl Iterator<Item = &Alias> {
+        let of_it = move |&(_, named): &(&Alias, &VersionNumber)| *named == number;
+        self.aliases.iter().filter(of_it).map(|(alias, _)| alias)
+    }
+
     /// Its live versions, in rising order.
     pub fn live(&self) -> impl Iterator<Item = &Arc<LoadedVersion>> {
         self.versions

@@ -1,4 +1,4 @@
-//! The manager's desk: what failed, what is on its way in and out; and the catalog, which is changed nowhere else.
+//! The manager's desk: what operators want, what failed, what is on its way in and out; and what the catalog is to say.
 //!
 //! Called by the manager under its lock. Does no work itself: it says what work there is.
 
@@ -8,13 +8,15 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::agenda::{Agenda, Load};
-use super::catalog::{Catalog, CatalogHandle, ModelEntry, Pending, VersionEntry, VersionState};
+use super::catalog::{CatalogHandle, VersionState};
 use super::loaded::LoadedVersion;
 use super::loader::LoadError;
 use super::plan::{Failed, Known, Step, back_off, plan};
-use crate::domain::ids::{Digest, ModelId, VersionNumber};
-use crate::domain::rollout::Rollout;
+use super::publisher::Publisher;
+use super::standing::Standing;
+use crate::domain::ids::{Alias, Digest, ModelId, VersionNumber};
 use crate::model_store::{Candidate, FoundModel};
+use crate::store::ModelWish;
 
 /// What is remembered of one version beside the catalog.
 #[derive(Default)]
@@ -23,10 +25,14 @@ struct Memory {
     failed: Option<Failed>,
 }
 
-/// The state; nobody else publishes.
+/// The state.
 pub(super) struct Desk {
-    handle: CatalogHandle,
+    pub(super) publisher: Publisher,
     pub(super) agenda: Agenda,
+    /// What operators want, whatever the folders say.
+    wishes: BTreeMap<ModelId, ModelWish>,
+    /// When the last look at a model began that has come to its end.
+    looked: HashMap<ModelId, Instant>,
     /// Everything is to be looked at.
     pub(super) all_due: bool,
     /// Models of the first listing that were not looked at yet.
@@ -46,11 +52,16 @@ const REAP_EVERY: Duration = Duration::from_millis(25);
 /// When a store that could not be read is asked again.
 const READ_AGAIN: Duration = Duration::from_secs(5);
 
+/// How long it is remembered when a model was looked at that is not there.
+const LOOK_IS_OF_INTEREST: Duration = Duration::from_mins(10);
+
 impl Desk {
     pub(super) fn new(handle: CatalogHandle, loading_time: Duration) -> Self {
         Self {
-            handle,
+            publisher: Publisher::new(handle),
             agenda: Agenda::default(),
+            wishes: BTreeMap::new(),
+            looked: HashMap::new(),
             all_due: false,
             unread: BTreeSet::new(),
             memory: HashMap::new(),
@@ -63,10 +74,13 @@ impl Desk {
 
     /// Takes in what the store lists: all of it is due, and so is what the catalog has and the store no longer.
     pub(super) fn list(&mut self, ids: Vec<(ModelId, u64)>) {
-        let catalog = self.handle.load();
+        let catalog = self.publisher.catalog();
         for id in catalog.models.keys() {
             self.agenda.due_in(id, Duration::ZERO);
         }
+        // Of what is gone for long nobody waits for a look.
+        self.looked
+            .retain(|id, at| catalog.models.contains_key(id) || at.elapsed() < LOOK_IS_OF_INTEREST);
         if !std::mem::replace(&mut self.listed, true) {
             self.unread = ids.iter().map(|(id, _)| id.clone()).collect();
         }
@@ -100,13 +114,9 @@ impl Desk {
             let limit = self.loading_time.as_secs();
             let reason = format!("it did not finish loading within {limit} s");
             if self.is_current(&load) {
-                self.mark(
-                    model,
-                    *number,
-                    VersionState::Failed,
-                    Some(*digest),
-                    Some(reason),
-                );
+                let (state, digest) = (VersionState::Failed, Some(*digest));
+                self.publisher
+                    .mark(model, *number, state, digest, Some(reason));
             }
         }
     }
@@ -120,75 +130,72 @@ impl Desk {
     }
 
     fn note_scanned(&mut self) {
-        if self.unread.is_empty() && !self.handle.load().scanned {
-            self.change(|catalog| catalog.scanned = true);
+        if self.unread.is_empty() && !self.publisher.catalog().scanned {
+            self.publisher.change(|catalog| catalog.scanned = true);
         }
     }
 
-    /// Compares what the disk holds with what serves, and does what follows.
-    pub(super) fn found(&mut self, id: &ModelId, found: Option<FoundModel>) {
+    /// Takes in what operators want from now on; what they wanted already is no news. Aliases are in force at once,
+    /// versions come and go with the next look.
+    pub(super) fn want(&mut self, wishes: BTreeMap<ModelId, ModelWish>) {
+        if wishes == self.wishes {
+            return;
+        }
+        let before = std::mem::replace(&mut self.wishes, wishes);
+        self.publisher.alias(|id| aliases(self.wishes.get(id)));
+        let nothing = ModelWish::default();
+        let models: BTreeSet<ModelId> = before.keys().chain(self.wishes.keys()).cloned().collect();
+        for id in models {
+            let of = |wishes: &BTreeMap<ModelId, ModelWish>| {
+                wishes.get(&id).unwrap_or(&nothing).unloaded.clone()
+            };
+            let (before, now) = (of(&before), of(&self.wishes));
+            if before == now {
+                continue;
+            }
+            // What is being loaded must not come after all.
+            for number in now.difference(&before) {
+                let memory = self.memory.get_mut(&id);
+                let memory = memory.and_then(|versions| versions.get_mut(number));
+                if let Some(load) = memory.and_then(|memory| memory.in_hand.take()) {
+                    load.forget();
+                }
+            }
+            self.agenda.due_in(&id, Duration::ZERO);
+        }
+    }
+
+    /// Compares what the disk holds with what serves, and does what follows. The look began at `begun`.
+    pub(super) fn found(&mut self, id: &ModelId, begun: Instant, found: Option<FoundModel>) {
         self.agenda.looked(id);
         if let Some(found) = &found {
-            self.describe(found);
+            self.publisher
+                .describe(found, &aliases(self.wishes.get(id)));
         }
         let known = self.known(id);
         let gone = found.is_none();
         let versions = found.map(|found| found.versions).unwrap_or_default();
-        let plan = plan(versions, &known, Instant::now());
+        let unloaded = self.wishes.get(id).map(|wish| &wish.unloaded);
+        let none = BTreeSet::new();
+        let plan = plan(versions, unloaded.unwrap_or(&none), &known, Instant::now());
         if let Some(after) = plan.again_in {
             self.agenda.due_in(id, after);
         }
         for (number, step) in plan.steps {
             self.take(id, number, step);
         }
-        if gone {
-            self.change(|catalog| {
-                if catalog
-                    .models
-                    .get(id)
-                    .is_some_and(|model| model.versions.is_empty())
-                {
-                    catalog.models.remove(id);
-                }
-            });
-            if !self.handle.load().models.contains_key(id) {
-                self.memory.remove(id);
-            }
+        if gone && self.publisher.remove_model(id) {
+            self.memory.remove(id);
         }
         self.unread.remove(id);
         self.note_scanned();
-    }
-
-    /// Title, description and the place in the catalog.
-    fn describe(&mut self, found: &FoundModel) {
-        let current = self.handle.load();
-        let entry = current.models.get(&found.id);
-        let (title, description) = match (&found.manifest, entry) {
-            (Some(manifest), _) => (manifest.title.clone(), manifest.description.clone()),
-            (None, Some(entry)) => (entry.title.clone(), entry.description.clone()),
-            (None, None) => (None, None),
-        };
-        if entry.is_some_and(|entry| entry.title == title && entry.description == description) {
-            return;
-        }
-        self.change(|catalog| {
-            let entry = catalog.models.entry(found.id.clone()).or_insert_with(|| {
-                Arc::new(ModelEntry {
-                    id: found.id.clone(),
-                    title: None,
-                    description: None,
-                    rollout: Rollout::Latest,
-                    versions: BTreeMap::new(),
-                })
-            });
-            let entry = Arc::make_mut(entry);
-            (entry.title, entry.description) = (title, description);
-        });
+        self.looked.insert(id.clone(), begun);
+        self.publisher.beat();
     }
 
     fn known(&self, id: &ModelId) -> BTreeMap<VersionNumber, Known> {
         let mut known: BTreeMap<VersionNumber, Known> = BTreeMap::new();
-        let catalog = self.handle.load();
+        let catalog = self.publisher.catalog();
         for (number, entry) in catalog.models.get(id).into_iter().flat_map(|m| &m.versions) {
             let known = known.entry(*number).or_default();
             known.live = entry.loaded.as_ref().map(|loaded| loaded.fingerprint);
@@ -219,6 +226,71 @@ impl Desk {
         }
     }
 
+    /// What failed of this version need not wait any longer.
+    pub(super) fn retry(&mut self, id: &ModelId, number: VersionNumber) {
+        let memory = self.memory.get_mut(id);
+        let memory = memory.and_then(|versions| versions.get_mut(&number));
+        if let Some(failed) = memory.and_then(|memory| memory.failed.as_mut()) {
+            failed.retry_at = Instant::now();
+        }
+    }
+
+    /// Where a version stands, once a look that began after `since` has come to its end and nothing is under way;
+    /// a version of the content `wanted` that serves needs no look.
+    pub(super) fn standing(
+        &self,
+        id: &ModelId,
+        number: VersionNumber,
+        since: Instant,
+        wanted: Option<Digest>,
+    ) -> Standing {
+        if self.stopping {
+            return Standing::Stopping;
+        }
+        let catalog = self.publisher.catalog();
+        let entry = catalog.models.get(id).and_then(|m| m.versions.get(&number));
+        let loaded = entry.and_then(|entry| entry.loaded.as_ref());
+        if loaded.is_some_and(|loaded| Some(loaded.fingerprint) == wanted) {
+            return Standing::Live;
+        }
+        if self.looked.get(id).is_none_or(|at| *at <= since) {
+            return Standing::OnItsWay;
+        }
+        let Some(entry) = entry else {
+            return Standing::Gone;
+        };
+        if wanted.is_none() && loaded.is_some() {
+            return Standing::Live;
+        }
+        let pending = entry.pending.as_ref();
+        let shown = pending.map(|pending| (pending.state, pending.reason.as_ref()));
+        let (state, reason) = shown.unwrap_or((entry.state, entry.reason.as_ref()));
+        let memory = self
+            .memory
+            .get(id)
+            .and_then(|versions| versions.get(&number));
+        let in_hand = memory.filter(|memory| memory.in_hand.is_some());
+        // What hangs has failed although it is in hand, and what is tried again has failed before.
+        if in_hand.is_some_and(|memory| state != VersionState::Failed || memory.failed.is_some()) {
+            return Standing::OnItsWay;
+        }
+        let reason = reason.cloned().unwrap_or_default();
+        match state {
+            VersionState::Live => Standing::Live,
+            VersionState::Failed => Standing::Failed(reason),
+            VersionState::Unloaded => Standing::Unloaded(reason),
+            VersionState::Draining => Standing::Gone,
+            VersionState::Waiting | VersionState::Loading | VersionState::Testing => {
+                Standing::OnItsWay
+            }
+        }
+    }
+
+    /// Whether a look at the model that began after `since` has come to its end.
+    pub(super) fn has_looked(&self, id: &ModelId, since: Instant) -> bool {
+        self.stopping || self.looked.get(id).is_some_and(|at| *at > since)
+    }
+
     /// Whatever is being loaded for this version is of no interest any more.
     fn drop_in_hand(&mut self, id: &ModelId, number: VersionNumber) {
         if let Some(load) = self.memory(id, number).in_hand.take() {
@@ -232,7 +304,7 @@ impl Desk {
             Step::Serve => {
                 self.drop_in_hand(id, number);
                 self.memory(id, number).failed = None;
-                self.clear_pending(id, number);
+                self.publisher.clear_pending(id, number);
             }
             Step::Load(candidate) => {
                 self.drop_in_hand(id, number);
@@ -244,7 +316,8 @@ impl Desk {
                 if !silent {
                     let digest = Some(load.candidate.digest);
                     let reason = Some("its turn to load has not come".to_owned());
-                    self.mark(id, number, VersionState::Waiting, digest, reason);
+                    let state = VersionState::Waiting;
+                    self.publisher.mark(id, number, state, digest, reason);
                 }
                 self.memory(id, number).in_hand = Some(load);
             }
@@ -254,76 +327,23 @@ impl Desk {
                 reason,
             } => {
                 self.drop_in_hand(id, number);
-                self.mark(id, number, state, digest, reason);
+                self.publisher.mark(id, number, state, digest, reason);
             }
             Step::Retire(then) => {
                 self.drop_in_hand(id, number);
                 let memory = self.memory.entry(id.clone()).or_default();
                 memory.remove(&number);
-                self.retire(id, number, then);
+                let old = self.publisher.take_out(id, number, then);
+                self.retired.extend(old);
             }
             Step::Forget => {
                 self.drop_in_hand(id, number);
                 if let Some(model) = self.memory.get_mut(id) {
                     model.remove(&number);
                 }
-                tracing::info!(model = id.as_str(), version = number.get(), "version gone");
-                self.edit_versions(id, |versions| {
-                    versions.remove(&number);
-                });
+                self.publisher.remove(id, number, |_| true);
             }
         }
-    }
-
-    /// Where a version stands; where an older one of the same number serves, where its replacement does.
-    pub(super) fn mark(
-        &mut self,
-        id: &ModelId,
-        number: VersionNumber,
-        state: VersionState,
-        digest: Option<Digest>,
-        reason: Option<String>,
-    ) {
-        let catalog = self.handle.load();
-        let Some(model) = catalog.models.get(id) else {
-            return;
-        };
-        let before = model.versions.get(&number);
-        let live = before.is_some_and(|entry| entry.loaded.is_some());
-        let shown = before.map(|entry| match (&entry.pending, live) {
-            (Some(pending), true) => (pending.state, pending.reason.as_deref()),
-            _ => (entry.state, entry.reason.as_deref()),
-        });
-        let digest = digest.or_else(|| before.and_then(|entry| entry.digest));
-        if shown == Some((state, reason.as_deref()))
-            && before.is_some_and(|entry| live || entry.digest == digest)
-        {
-            return;
-        }
-        if before.is_none() {
-            tracing::info!(model = id.as_str(), version = number.get(), "version seen");
-        }
-        if shown.is_some_and(|(before, _)| before == state) && state != VersionState::Failed {
-            // A copy that grows says so ten times a second.
-            tracing::debug!(
-                model = id.as_str(),
-                version = number.get(),
-                reason,
-                "{}",
-                state.as_str()
-            );
-        } else {
-            log_step(id, number, state, reason.as_deref());
-        }
-        self.edit_versions(id, |versions| {
-            if live {
-                if let Some(entry) = versions.get_mut(&number) {
-                    entry.pending = Some(Pending { state, reason });
-                }
-            } else {
-                versions.insert(number, VersionEntry::idle(state, digest, reason));
-            }
-        });
     }
 
     /// Progress of a load that is still wanted.
@@ -332,7 +352,8 @@ impl Desk {
         // While a failed one is tried again it stays failed, so that nothing flickers.
         if self.is_current(load) && self.memory(model, *number).failed.is_none() {
             let digest = Some(load.candidate.digest);
-            self.mark(model, *number, state, digest, reason.map(str::to_owned));
+            let reason = reason.map(str::to_owned);
+            self.publisher.mark(model, *number, state, digest, reason);
         }
     }
 
@@ -360,7 +381,7 @@ impl Desk {
         match outcome {
             Ok(loaded) => {
                 self.memory(&model, number).failed = None;
-                self.publish(&model, number, loaded);
+                self.retired.extend(self.publisher.put_live(loaded));
                 // A choice of versions may have waited for this one.
                 self.agenda.nudge(&model);
             }
@@ -368,23 +389,6 @@ impl Desk {
             Err(error) => self.failed(load, error),
         }
         None
-    }
-
-    fn publish(&mut self, id: &ModelId, number: VersionNumber, loaded: LoadedVersion) {
-        let replaced = self.edit_versions(id, |versions| {
-            versions
-                .insert(number, VersionEntry::live(loaded))
-                .and_then(|before| before.loaded)
-        });
-        if let Some(old) = replaced.flatten() {
-            tracing::info!(
-                model = id.as_str(),
-                version = number.get(),
-                digest = %old.digest,
-                "version replaced; the old one ends with its last request"
-            );
-            self.retired.push(old);
-        }
     }
 
     fn failed(&mut self, load: &Load, error: LoadError) {
@@ -405,27 +409,8 @@ impl Desk {
         });
         self.agenda.due_in(id, back_off(times));
         let digest = Some(candidate.digest);
-        self.mark(id, number, VersionState::Failed, digest, Some(error.reason));
-    }
-
-    fn retire(
-        &mut self,
-        id: &ModelId,
-        number: VersionNumber,
-        then: Option<(VersionState, Option<String>)>,
-    ) {
-        tracing::info!(
-            model = id.as_str(),
-            version = number.get(),
-            "version taken out of service; it ends with its last request"
-        );
-        let old = self.edit_versions(id, |versions| {
-            let entry = versions.get_mut(&number)?;
-            entry.pending = None;
-            (entry.state, entry.reason) = then.unwrap_or((VersionState::Draining, None));
-            entry.loaded.take()
-        });
-        self.retired.extend(old.flatten());
+        let (state, reason) = (VersionState::Failed, Some(error.reason));
+        self.publisher.mark(id, number, state, digest, reason);
     }
 
     /// A retired version has ended: nothing of it is left to see.
@@ -434,57 +419,18 @@ impl Desk {
             .retired
             .iter()
             .any(|old| old.model == *id && old.number == number);
-        let forgotten = self.edit_versions(id, |versions| {
-            let draining = versions
-                .get(&number)
-                .is_some_and(|entry| entry.state == VersionState::Draining);
-            if draining && !still_retired {
-                versions.remove(&number);
-            }
-            draining && !still_retired
+        let forgotten = self.publisher.remove(id, number, |entry| {
+            entry.state == VersionState::Draining && !still_retired
         });
-        if forgotten == Some(true) {
+        if forgotten {
             self.agenda.nudge(id);
         }
-    }
-
-    /// No replacement is on its way any more. Publishes nothing where none was.
-    fn clear_pending(&mut self, id: &ModelId, number: VersionNumber) {
-        let catalog = self.handle.load();
-        let entry = catalog.models.get(id).and_then(|m| m.versions.get(&number));
-        if entry.is_some_and(|entry| entry.pending.is_some()) {
-            self.edit_versions(id, |versions| {
-                if let Some(entry) = versions.get_mut(&number) {
-                    entry.pending = None;
-                }
-            });
-        }
-    }
-
-    /// Publishes the catalog with one model's versions edited; `None` where there is no such model.
-    fn edit_versions<R>(
-        &mut self,
-        id: &ModelId,
-        edit: impl FnOnce(&mut BTreeMap<VersionNumber, VersionEntry>) -> R,
-    ) -> Option<R> {
-        self.change(|catalog| {
-            let model = catalog.models.get_mut(id)?;
-            Some(edit(&mut Arc::make_mut(model).versions))
-        })
-    }
-
-    /// Publishes the catalog as `change` makes it out of the one in force.
-    fn change<R>(&mut self, change: impl FnOnce(&mut Catalog) -> R) -> R {
-        let mut catalog = Catalog::clone(&self.handle.load());
-        let outcome = change(&mut catalog);
-        catalog.note_settled();
-        self.handle.publish(catalog);
-        outcome
     }
 
     /// Wants nothing any more; gives the threads that are still at work.
     pub(super) fn stop(&mut self) -> Vec<JoinHandle<()>> {
         self.stopping = true;
+        self.publisher.beat();
         for versions in self.memory.values() {
             for load in versions
                 .values()
@@ -502,7 +448,7 @@ impl Desk {
 
     /// Every version that executes, in the catalog or on its way out.
     pub(super) fn executing(&mut self) -> Vec<Arc<LoadedVersion>> {
-        let catalog = self.handle.load();
+        let catalog = self.publisher.catalog();
         let live = catalog
             .models
             .values()
@@ -511,11 +457,10 @@ impl Desk {
     }
 }
 
-fn log_step(id: &ModelId, number: VersionNumber, state: VersionState, reason: Option<&str>) {
-    let (model, version, reason) = (id.as_str(), number.get(), reason.unwrap_or_default());
-    if state == VersionState::Failed {
-        tracing::warn!(model, version, reason, "version failed");
-    } else {
-        tracing::info!(model, version, reason, "version {}", state.as_str());
-    }
+/// The aliases that are wanted of a model.
+fn aliases(wish: Option<&ModelWish>) -> BTreeMap<Alias, VersionNumber> {
+    let wanted = wish.into_iter().flat_map(|wish| &wish.aliases);
+    // The store holds what was checked before; anything else no caller could name.
+    let named = wanted.filter_map(|(alias, version)| Some((alias.parse().ok()?, *version)));
+    named.collect()
 }

@@ -10,14 +10,14 @@ use crate::backend::{Backend, BackendError, OpenOptions, Session, Signature, Ten
 use crate::domain::graph::{self, InputFacts};
 use crate::domain::scores::{Activation, OutputSpec};
 use crate::domain::tensor::{ElementType, TensorData};
-use crate::model_store::Candidate;
 use crate::model_store::onnx::Ending;
+use crate::model_store::{Candidate, Part};
 use crate::vision::{self, DecodeLimits, Picture, Preprocessor, VisionError};
 
 /// One thing that was checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Check {
-    /// `graph`, `input`, `output`, `warm_up`, `scores`, `labels` or `golden`.
+    /// One of [`Self::NAMES`].
     pub name: &'static str,
     /// Whether it held.
     pub ok: bool,
@@ -26,10 +26,21 @@ pub struct Check {
 }
 
 impl Check {
-    /// Every name that a check may have, in their order.
-    pub(super) const NAMES: [&str; 7] = [
-        "graph", "input", "output", "warm_up", "scores", "labels", "golden",
+    /// Every name that a check may have, in their order: what is looked at before a backend is, and what it says.
+    pub const NAMES: [&str; 10] = [
+        "file", "external", "manifest", "graph", "input", "output", "warm_up", "scores", "labels",
+        "golden",
     ];
+
+    /// What of a version kept it from being tried at all.
+    #[must_use]
+    pub fn failed(part: Part, reason: String) -> Self {
+        Self {
+            name: part.as_str(),
+            ok: false,
+            detail: reason,
+        }
+    }
 }
 
 /// A version that is open and has been tried.

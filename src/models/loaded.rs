@@ -29,8 +29,8 @@ pub struct LoadedVersion {
     pub backend: &'static str,
     /// The execution providers that were really registered.
     pub providers: Vec<String>,
-    /// How a request may take at most.
-    pub timeout: Duration,
+    /// How long a request may take, where its manifest says so; else as the settings have it.
+    pub timeout: Option<Duration>,
     /// Whether its results may be kept and given again.
     pub cache: bool,
     /// Pictures to tensors.

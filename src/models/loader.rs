@@ -32,8 +32,6 @@ pub struct LoaderConfig {
     pub execution_providers: Vec<String>,
     /// Cores that the process may use.
     pub cores: usize,
-    /// The time of a request where the manifest has none.
-    pub timeout: Duration,
     /// The longest expected wait before a version.
     pub max_queue_wait: Duration,
     /// The pixels that a golden picture may have.
@@ -197,6 +195,22 @@ impl Loader {
         widen::open(candidate, &**backend, &options, opened)
     }
 
+    /// Makes every check that a candidate must pass, and keeps nothing. Where there is a trial it makes them, in the child
+    /// process alone: it is this program with these settings, and what serves here keeps its memory.
+    ///
+    /// # Errors
+    /// As [`Self::examine`], or when the trial ends without a verdict.
+    pub(super) fn check(
+        &self,
+        candidate: &Candidate,
+        wanted: &dyn Fn() -> bool,
+    ) -> Result<Vec<Check>, LoadError> {
+        match &self.trial {
+            Some(trial) => trial.make(candidate, wanted),
+            None => self.examine(candidate).map(|(_, checks)| checks),
+        }
+    }
+
     /// Loads a candidate so that it can answer. Where there is a trial, what may crash or hang a runtime does so in a
     /// child process; `wanted` ends a trial whose outcome nobody waits for any more.
     ///
@@ -253,9 +267,7 @@ impl Loader {
             input: opened.input,
             backend: opened.backend,
             providers: opened.session.providers().to_vec(),
-            timeout: serving
-                .timeout_ms
-                .map_or(self.config.timeout, Duration::from_millis),
+            timeout: serving.timeout_ms.map(Duration::from_millis),
             cache: serving.cache.unwrap_or(true),
             preprocessor: opened.preprocessor,
             output: opened.output,

@@ -1,9 +1,10 @@
-//! The only writer of the catalog: hears of changes, looks at what the store offers, loads it beside what serves, publishes,
-//! and ends what was replaced once its last request is done.
+//! The only writer of the catalog: hears of changes and wishes, looks at what the store offers, loads it beside what serves,
+//! publishes, and ends what was replaced once its last request is done.
 //!
 //! One thread decides; the work (reading, hashing, trying, opening, ending) is done on a few threads of their own, so that
 //! a slow or endless model delays no other.
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
@@ -11,12 +12,15 @@ use std::time::{Duration, Instant};
 
 use super::agenda::{Load, Task};
 use super::catalog::{CatalogHandle, VersionState};
+use super::checking::Checking;
 use super::desk::Desk;
+use super::event::ModelEvents;
 use super::loaded::LoadedVersion;
 use super::loader::{LoadError, Loader};
 use crate::backend::memory;
 use crate::domain::ids::{ModelId, VersionNumber};
 use crate::model_store::{ModelStore, StoreError, Watcher};
+use crate::store::ModelWish;
 
 /// Why the manager could not start.
 #[derive(Debug, thiserror::Error)]
@@ -41,7 +45,8 @@ pub struct NoticeConfig {
 /// Loads and publishes models.
 pub struct ModelManager {
     store: Arc<dyn ModelStore>,
-    loader: Loader,
+    pub(super) loader: Loader,
+    pub(super) checking: Checking,
     notice: NoticeConfig,
     handle: CatalogHandle,
     desk: Mutex<Desk>,
@@ -66,6 +71,7 @@ impl ModelManager {
         Arc::new(Self {
             store,
             loader,
+            checking: Checking::default(),
             notice,
             desk: Mutex::new(desk),
             handle,
@@ -79,6 +85,20 @@ impl ModelManager {
     #[must_use]
     pub fn catalog(&self) -> CatalogHandle {
         self.handle.clone()
+    }
+
+    /// Everything that happens to versions from now on.
+    #[must_use]
+    pub fn events(&self) -> ModelEvents {
+        self.desk().publisher.announcer.listen()
+    }
+
+    /// Says what operators want of all models from now on: movable names, which are in force when this returns, and
+    /// versions that are to stay out of service. The same again changes nothing. To be called before [`Self::start`]
+    /// too, so that nothing serves for a moment that should not. Returns at once.
+    pub fn want(&self, wishes: BTreeMap<ModelId, ModelWish>) {
+        self.desk().want(wishes);
+        self.called.notify_all();
     }
 
     /// Lists the store and begins: its models are taken in on threads of their own, small ones first, and so is
@@ -149,7 +169,7 @@ impl ModelManager {
         }
     }
 
-    fn desk(&self) -> MutexGuard<'_, Desk> {
+    pub(super) fn desk(&self) -> MutexGuard<'_, Desk> {
         lock(&self.desk)
     }
 
@@ -246,14 +266,15 @@ impl ModelManager {
     }
 
     fn look(&self, id: &ModelId) {
+        let begun = Instant::now();
         let mut hashing = |number: VersionNumber| {
             let (state, reason) = (VersionState::Waiting, Some("hashing".to_owned()));
-            self.desk().mark(id, number, state, None, reason);
+            self.desk().publisher.mark(id, number, state, None, reason);
         };
         let found = catch_unwind(AssertUnwindSafe(|| self.store.find(id, &mut hashing)));
         match found {
             Err(_) => self.desk().not_read(id),
-            Ok(Ok(found)) => self.desk().found(id, found),
+            Ok(Ok(found)) => self.desk().found(id, begun, found),
             Ok(Err(error)) => {
                 tracing::error!(model = id.as_str(), %error, "model not read; what serves goes on");
                 self.desk().not_read(id);
@@ -305,6 +326,7 @@ impl ModelManager {
     /// the threads. Blocks: never call it on the async runtime.
     pub fn stop(&self) {
         drop(lock(&self.watcher).take());
+        self.checking.stop();
         let mut threads = self.desk().stop();
         self.called.notify_all();
         threads.extend(lock(&self.thread).take());

@@ -1,4 +1,5 @@
-//! What has to be done about one model: the disk compared with what serves. Pure, and the only place with these rules.
+//! What has to be done about one model: the disk and what operators want, compared with what serves. Pure, and the only
+//! place with these rules.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -70,9 +71,14 @@ pub(super) struct Plan {
     pub(super) again_in: Option<Duration>,
 }
 
-/// Compares what is found with what is known. A model that is gone has found nothing.
+/// Why a version that operators took out of service is not there.
+pub(super) const UNLOADED: &str = "unloaded by an operator";
+
+/// Compares what is found, and which versions are to stay `unloaded`, with what is known. A model that is gone has found
+/// nothing.
 pub(super) fn plan(
     found: Vec<FoundVersion>,
+    unloaded: &BTreeSet<VersionNumber>,
     known: &BTreeMap<VersionNumber, Known>,
     now: Instant,
 ) -> Plan {
@@ -80,6 +86,7 @@ pub(super) fn plan(
     // While nothing that is selected serves, what served before goes on: a new choice must not open a gap.
     let chosen_serves = found.iter().any(|version| {
         !matches!(version.content, Content::NotSelected)
+            && !unloaded.contains(&version.number)
             && known
                 .get(&version.number)
                 .is_some_and(|known| known.live.is_some())
@@ -99,10 +106,32 @@ pub(super) fn plan(
     let nothing = Known::default();
     for FoundVersion { number, content } in found {
         let known = known.get(&number).unwrap_or(&nothing);
-        let step = step_for(content, known, chosen_serves, now, &mut plan.again_in);
+        let step = if unloaded.contains(&number) {
+            step_out_of_service(&content, known)
+        } else {
+            step_for(content, known, chosen_serves, now, &mut plan.again_in)
+        };
         plan.steps.push((number, step));
     }
     plan
+}
+
+/// An operator wants it out: at once, also where nothing takes its place.
+fn step_out_of_service(content: &Content, known: &Known) -> Step {
+    let reason = Some(UNLOADED.to_owned());
+    match known {
+        Known { live: Some(_), .. } => Step::Retire(Some((VersionState::Unloaded, reason))),
+        Known { draining: true, .. } => Step::Leave,
+        _ => Step::Mark {
+            state: VersionState::Unloaded,
+            digest: match content {
+                Content::Candidate(candidate) => Some(candidate.digest),
+                Content::Broken { digest, .. } => *digest,
+                _ => None,
+            },
+            reason,
+        },
+    }
 }
 
 fn step_for(
@@ -133,7 +162,7 @@ fn step_for(
             Step::Retire(Some((VersionState::Failed, Some(reason))))
         }
         Content::Absent { reason } => mark(VersionState::Failed, None, Some(reason)),
-        Content::Broken { digest, reason } => mark(VersionState::Failed, digest, Some(reason)),
+        Content::Broken { digest, reason, .. } => mark(VersionState::Failed, digest, Some(reason)),
         Content::Candidate(candidate) => {
             let is = |fingerprint: Option<Digest>| fingerprint == Some(candidate.fingerprint);
             if is(known.in_hand) {
@@ -175,6 +204,7 @@ const LAST_RETRY: Duration = Duration::from_mins(10);
 mod tests {
     use super::*;
     use crate::domain::manifest::Manifest;
+    use crate::model_store::Part;
     use crate::model_store::onnx::GraphFacts;
 
     fn fingerprint(byte: u8) -> Digest {
@@ -209,6 +239,7 @@ mod tests {
 
     fn broken() -> Content {
         Content::Broken {
+            part: Part::File,
             digest: None,
             reason: "broken".to_owned(),
         }
@@ -262,6 +293,16 @@ mod tests {
 
     /// The steps for versions given as (number, what is found, what is known).
     fn steps(versions: Vec<(u64, Option<Content>, Known)>, now: Instant) -> Vec<String> {
+        steps_without(&[], versions, now)
+    }
+
+    /// The same with versions that operators want out of service.
+    fn steps_without(
+        unloaded: &[u64],
+        versions: Vec<(u64, Option<Content>, Known)>,
+        now: Instant,
+    ) -> Vec<String> {
+        let unloaded = unloaded.iter().map(|&n| number(n)).collect();
         let mut found = Vec::new();
         let mut known = BTreeMap::new();
         for (n, content, what) in versions {
@@ -271,7 +312,7 @@ mod tests {
                 content,
             }));
         }
-        let mut steps = plan(found, &known, now).steps;
+        let mut steps = plan(found, &unloaded, &known, now).steps;
         steps.sort_by_key(|(number, _)| *number);
         steps.iter().map(|(_, step)| word(step)).collect()
     }
@@ -329,6 +370,65 @@ mod tests {
     }
 
     #[test]
+    fn what_operators_want_out_of_service_goes_and_does_not_come() {
+        let now = Instant::now();
+        let draining = Known {
+            draining: true,
+            ..Known::default()
+        };
+        for (content, known, wanted) in [
+            (Some(candidate(1)), Known::default(), "unloaded"),
+            (Some(candidate(1)), live(1), "retire, unloaded"),
+            (Some(candidate(2)), live(1), "retire, unloaded"),
+            (Some(candidate(1)), in_hand(1), "unloaded"),
+            (Some(candidate(1)), failed(1, now), "unloaded"),
+            (Some(candidate(1)), draining, "leave"),
+            (Some(waiting()), live(1), "retire, unloaded"),
+            (Some(waiting()), Known::default(), "unloaded"),
+            (Some(broken()), Known::default(), "unloaded"),
+            (Some(absent()), live(1), "retire, unloaded"),
+            (Some(Content::NotSelected), live(1), "retire, unloaded"),
+            (None, live(1), "retire"),
+            (None, Known::default(), "forget"),
+        ] {
+            let given = format!("{content:?} {known:?}");
+            let steps = steps_without(&[1], vec![(1, content, known)], now);
+            assert_eq!(steps, [wanted], "{given}");
+        }
+        // Another one's wish is no business of this version.
+        let both = vec![
+            (1, Some(candidate(1)), live(1)),
+            (2, Some(candidate(2)), Known::default()),
+        ];
+        assert_eq!(steps_without(&[1], both, now), ["retire, unloaded", "load"]);
+    }
+
+    #[test]
+    fn an_unloaded_version_does_not_count_as_the_one_that_is_chosen() {
+        let now = Instant::now();
+        let versions = vec![
+            (1, Some(Content::NotSelected), live(1)),
+            (2, Some(candidate(2)), live(2)),
+        ];
+        assert_eq!(
+            steps_without(&[2], versions, now),
+            ["serve", "retire, unloaded"]
+        );
+    }
+
+    #[test]
+    fn what_is_unloaded_is_looked_at_again_for_no_reason_of_its_own() {
+        let now = Instant::now();
+        let unloaded = BTreeSet::from([number(1)]);
+        let found = vec![FoundVersion {
+            number: number(1),
+            content: waiting(),
+        }];
+        let plan = plan(found, &unloaded, &BTreeMap::new(), now);
+        assert_eq!(plan.again_in, None);
+    }
+
+    #[test]
     fn the_next_look_is_the_earliest_reason_for_one() {
         let now = Instant::now();
         let retry = now + Duration::from_secs(5);
@@ -337,11 +437,12 @@ mod tests {
             content,
         };
         let known = BTreeMap::from([(number(1), failed(1, retry))]);
-        let again_in = plan(vec![found(candidate(1))], &known, now).again_in;
-        assert_eq!(again_in, Some(Duration::from_secs(5)));
-        let again_in = plan(vec![found(waiting())], &known, now).again_in;
-        assert_eq!(again_in, Some(Duration::from_millis(100)));
-        assert_eq!(plan(Vec::new(), &known, now).again_in, None);
+        let again_in = |found, known| plan(found, &BTreeSet::new(), known, now).again_in;
+        let (candidate, waiting) = (vec![found(candidate(1))], vec![found(waiting())]);
+        let in_millis = |millis| Some(Duration::from_millis(millis));
+        assert_eq!(again_in(candidate, &known), in_millis(5000));
+        assert_eq!(again_in(waiting, &known), in_millis(100));
+        assert_eq!(again_in(Vec::new(), &known), None);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::fixture::root;
 
 /// Room → rooms it may import. `app`, `cli`, `lifecycle` and `main` may import all and are imported by none below.
-const MAY_IMPORT: [(&str, &[&str]); 11] = [
+const MAY_IMPORT: [(&str, &[&str]); 13] = [
     ("domain", &[]),
     ("config", &["domain"]),
     ("telemetry", &["config", "domain"]),
@@ -22,7 +22,21 @@ const MAY_IMPORT: [(&str, &[&str]); 11] = [
             "engine",
             "backend",
             "model_store",
+            "store",
             "vision",
+            "config",
+            "telemetry",
+        ],
+    ),
+    ("access", &["domain", "store", "config", "telemetry"]),
+    (
+        "admin",
+        &[
+            "domain",
+            "store",
+            "models",
+            "model_store",
+            "access",
             "config",
             "telemetry",
         ],
@@ -40,7 +54,15 @@ const MAY_IMPORT: [(&str, &[&str]); 11] = [
     ),
     (
         "api",
-        &["domain", "config", "telemetry", "classify", "models"],
+        &[
+            "domain",
+            "config",
+            "telemetry",
+            "access",
+            "classify",
+            "admin",
+            "models",
+        ],
     ),
 ];
 
@@ -48,7 +70,7 @@ const MAY_IMPORT: [(&str, &[&str]); 11] = [
 const ROOF: [&str; 4] = ["app", "cli", "lifecycle", "main"];
 
 /// Crate → the places that may name it.
-const DOORS: [(&str, &[&str]); 18] = [
+const DOORS: [(&str, &[&str]); 21] = [
     ("poem", &["api/", "app.rs"]),
     ("poem_openapi", &["api/"]),
     ("hyper", &["api/listener"]),
@@ -64,9 +86,12 @@ const DOORS: [(&str, &[&str]); 18] = [
     ("notify", &["model_store/watcher.rs"]),
     ("moka", &["classify/cache.rs"]),
     ("indicatif", &["cli/"]),
-    ("toml_edit", &["cli/tune/"]),
+    ("toml_edit", &["cli/tune/", "model_store/manifest.rs"]),
     ("sqlx", &["store/"]),
     ("trait_gen", &["store/"]),
+    ("governor", &["access/limiter.rs"]),
+    ("dashmap", &["access/"]),
+    ("reqwest", &["cli/push.rs"]),
 ];
 
 fn sources() -> Vec<(String, String)> {

@@ -8,7 +8,7 @@ use reqwest::multipart::{Form, Part};
 use serde_json::{Value, json};
 
 use crate::errors::{digits_with, noise_png};
-use crate::fixture::gateway::{Answer, TestGateway};
+use crate::fixture::gateway::{API_KEY, Answer, TestGateway};
 use crate::fixture::store::TestStore;
 use crate::fixture::{data, read, root};
 
@@ -385,7 +385,7 @@ async fn a_deadline_counts_from_the_head_also_while_the_body_comes() {
     let patience = Some(Duration::from_secs(20));
     stream.set_read_timeout(patience).expect("set");
     let head = format!(
-        "POST {ROUTE} HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 100\r\n\
+        "POST {ROUTE} HTTP/1.1\r\nHost: x\r\nX-API-Key: {API_KEY}\r\nContent-Type: image/png\r\nContent-Length: 100\r\n\
          X-Request-Timeout-Ms: 200\r\n\r\nhalf"
     );
     stream.write_all(head.as_bytes()).expect("sent");

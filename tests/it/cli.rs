@@ -178,7 +178,7 @@ fn seven() -> Vec<u8> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_signal_is_a_delay_of_serving_on_and_then_a_good_end() {
     let mut served = Served::start(&[("LENSGATE__SERVER__DRAIN_DELAY", "3s")]);
-    let client = reqwest::Client::new();
+    let client = crate::fixture::gateway::client();
     served.ready(&client).await;
     assert_eq!(
         served
@@ -223,7 +223,7 @@ async fn a_second_signal_cuts_the_delay_short() {
 #[tokio::test(flavor = "multi_thread")]
 async fn memory_comes_back_after_a_crowd_of_large_bodies() {
     let served = Served::start(&[("LENSGATE__SERVER__DRAIN_DELAY", "0")]);
-    let client = reqwest::Client::new();
+    let client = crate::fixture::gateway::client();
     served.ready(&client).await;
     let before = served.resident() >> 10;
     let body = vec![b'x'; 10 << 20];

@@ -10,6 +10,8 @@
 
 mod fixture;
 
+mod access;
+mod admin;
 mod architecture;
 mod backend;
 mod batch;
@@ -18,16 +20,21 @@ mod classify;
 mod cli;
 mod config;
 mod errors;
+mod fairness;
 mod health;
 mod listener;
+mod model_editor;
+mod model_wishes;
 mod models;
 mod nasty;
 mod openapi;
 mod ort_library;
 mod parity;
+mod readme;
 mod reload;
 mod reload_broken;
 mod reload_swaps;
+mod settings;
 mod store;
 mod tune;
 mod uploads;

@@ -5,6 +5,50 @@ use crate::fixture::root;
 use crate::fixture::store::TestStore;
 
 #[tokio::test]
+async fn the_admin_planes_document_is_the_one_in_the_repository() {
+    let store = TestStore::digits();
+    let gateway = TestGateway::start(store.path(), &[]).await;
+    let request = gateway
+        .bare
+        .get(format!("{}/openapi.json", gateway.admin_base));
+    let served = gateway.send(request).await.assert_ok().clone();
+    let committed = crate::fixture::json(root().join("docs/openapi-admin.json"));
+    assert!(
+        served == committed,
+        "it changed: run `lensgate openapi admin > docs/openapi-admin.json`"
+    );
+    for (path, methods) in [
+        ("/tenants", &["get", "post"][..]),
+        ("/tenants/{id}", &["get", "patch", "delete"]),
+        ("/keys", &["get", "post"]),
+        ("/keys/{id}", &["get", "patch", "delete"]),
+        ("/keys/{id}/rotate", &["post"]),
+        ("/tokens", &["get", "post"]),
+        ("/tokens/{id}", &["delete"]),
+        ("/models", &["get", "post"]),
+        ("/models/{model}", &["get", "patch", "delete"]),
+        (
+            "/models/{model}/versions/{version}",
+            &["get", "put", "delete"],
+        ),
+        ("/models/{model}/versions/{version}/load", &["post"]),
+        ("/models/{model}/versions/{version}/unload", &["post"]),
+        ("/models/{model}/aliases", &["get"]),
+        ("/models/{model}/aliases/{alias}", &["put", "delete"]),
+        ("/status", &["get"]),
+        ("/reload", &["post"]),
+        ("/audit", &["get"]),
+        ("/events", &["get"]),
+    ] {
+        for method in methods {
+            let operation = &served["paths"][format!("/admin/v1{path}")][method];
+            assert!(operation.is_object(), "{method} {path} is not described");
+            assert!(operation["security"].is_array(), "{method} {path} is open");
+        }
+    }
+}
+
+#[tokio::test]
 async fn the_document_is_the_one_in_the_repository() {
     let store = TestStore::digits();
     let gateway = TestGateway::start(store.path(), &[]).await;

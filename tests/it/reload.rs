@@ -446,7 +446,7 @@ async fn a_hangup_is_a_nudge() {
         ("LENSGATE__MODEL_STORE__SCAN_INTERVAL", "1h"),
         ("LENSGATE__SERVER__DRAIN_DELAY", "0"),
     ]);
-    let client = reqwest::Client::new();
+    let client = crate::fixture::gateway::client();
     served.ready(&client).await;
     let other = noted(&graph(), 1);
     store.write("rgb-f32/1/model.onnx", &other);
@@ -507,7 +507,7 @@ async fn a_relative_folder_is_watched_like_any_other() {
             ("LENSGATE__TELEMETRY__LOG_LEVEL", "debug"),
         ],
     );
-    let client = reqwest::Client::new();
+    let client = crate::fixture::gateway::client();
     served.ready(&client).await;
     a_while().await;
     // All the length at once, the content later: only who has it open tells that it is not finished.

@@ -173,7 +173,7 @@ async fn memory_comes_back_after_every_swap() {
         ),
         ("LENSGATE__MODEL_STORE__QUIET_MS", "20"),
     ]);
-    let client = reqwest::Client::new();
+    let client = crate::fixture::gateway::client();
     served.ready(&client).await;
     let photo = read(fixtures.join("images/cat_meow.jpg"));
     let mut resident = Vec::new();

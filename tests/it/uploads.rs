@@ -4,7 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use crate::fixture::gateway::TestGateway;
+use crate::fixture::gateway::{API_KEY, TestGateway};
 use crate::fixture::store::TestStore;
 use crate::fixture::{read, root};
 
@@ -22,7 +22,8 @@ fn connect(gateway: &TestGateway) -> TcpStream {
 
 fn head(extra: &str) -> String {
     format!(
-        "POST /v1/models/digits/classify HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n{extra}\r\n\r\n"
+        "POST /v1/models/digits/classify HTTP/1.1\r\nHost: x\r\nX-API-Key: {API_KEY}\r\n\
+         Content-Type: image/png\r\n{extra}\r\n\r\n"
     )
 }
 

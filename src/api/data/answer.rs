@@ -83,6 +83,13 @@ pub(super) enum BatchResult {
     Refused(BatchRefusal),
 }
 
+impl BatchResult {
+    /// Whether the picture has no answer for reasons of ours.
+    pub(super) fn is_ours(&self) -> bool {
+        matches!(self, Self::Refused(refusal) if refusal.error.status >= 500)
+    }
+}
+
 /// One picture's answer.
 #[derive(Object)]
 pub(super) struct BatchItem {

@@ -40,9 +40,46 @@ pub(super) struct BodyLimits {
     pub(super) image: u64,
     /// Pictures.
     pub(super) images: u64,
+    /// Whether several are meant to come.
+    batch: bool,
 }
 
 impl BodyLimits {
+    /// One picture of so many bytes.
+    pub(super) fn one(image: u64) -> Self {
+        Self {
+            image,
+            images: 1,
+            batch: false,
+        }
+    }
+
+    /// Several pictures of so many bytes each.
+    pub(super) fn batch(image: u64, images: usize) -> Self {
+        Self {
+            image,
+            images: u64::try_from(images).unwrap_or(u64::MAX),
+            batch: true,
+        }
+    }
+
+    /// More pictures than one request may bring.
+    pub(super) fn too_many(self) -> ApiError {
+        if !self.batch {
+            return ApiError::new(
+                ErrorKind::BadRequest,
+                "the request holds several pictures; batch-classify takes several",
+            );
+        }
+        ApiError::new(
+            ErrorKind::BatchTooLarge,
+            format!(
+                "the request holds more than the {} pictures that are allowed",
+                self.images
+            ),
+        )
+    }
+
     /// Bytes of the whole body in `form`, never more than the budget that all requests share.
     fn whole(self, form: &Form, budget: u64) -> u64 {
         let pictures = self.image.saturating_mul(self.images);
@@ -167,20 +204,6 @@ pub(super) fn not_empty(bytes: Bytes) -> Result<Bytes, ApiError> {
     } else {
         Ok(bytes)
     }
-}
-
-/// More pictures than one request may bring.
-pub(super) fn too_many(limit: u64) -> ApiError {
-    if limit == 1 {
-        return ApiError::new(
-            ErrorKind::BadRequest,
-            "the request holds several pictures; batch-classify takes several",
-        );
-    }
-    ApiError::new(
-        ErrorKind::BatchTooLarge,
-        format!("the request holds more than the {limit} pictures that are allowed"),
-    )
 }
 
 fn form_of(headers: &HeaderMap) -> Result<Form, ApiError> {
@@ -343,16 +366,10 @@ mod tests {
 
     #[test]
     fn the_whole_body_is_bounded_in_every_form() {
-        let one = BodyLimits {
-            image: 3000,
-            images: 1,
-        };
+        let one = BodyLimits::one(3000);
         assert_eq!(one.whole(&Form::Raw, u64::MAX), 3000);
         assert_eq!(one.whole(&Form::Json, u64::MAX), 4004 + OVERHEAD);
-        let many = BodyLimits {
-            image: u64::MAX,
-            images: 32,
-        };
+        let many = BodyLimits::batch(u64::MAX, 32);
         assert_eq!(many.whole(&Form::Multipart(String::new()), 1000), 1000);
     }
 }

@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use futures_util::StreamExt as _;
-use poem::Request;
-use poem_openapi::OpenApi;
+use poem::{Request, RequestBody};
 use poem_openapi::param::{Path, Query};
 use poem_openapi::payload::{Json, Response};
+use poem_openapi::registry::Registry;
+use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions, OpenApi};
 
 use super::answer::{
     BatchItem, BatchRefusal, BatchResponse, BatchResult, ClassifyResponse, millis,
@@ -17,36 +18,36 @@ use super::{headers, json, multipart};
 use crate::api::DataPlane;
 use crate::api::listener::RequestId;
 use crate::api::problem::ApiError;
+use crate::api::security::{Authorized, ToClassify};
 use crate::classify::{
     CacheUse, Caller, Classification, Classifier, ClassifyError, EncodedPicture, Options,
     Reservation, Route, Target,
 };
-use crate::config::LimitsConfig;
+use crate::config::{LimitsConfig, Live};
 use crate::domain::error::ErrorKind;
 
 /// Pictures in, labels out.
 pub struct ClassifyApi {
     classifier: Arc<Classifier>,
-    limits: LimitsConfig,
+    limits: Live<LimitsConfig>,
 }
 
 /// A request on its way: what every step needs.
 struct Call {
     id: RequestId,
     started: Instant,
+    holder: Authorized<ToClassify>,
     caller: Caller,
 }
 
 impl Call {
-    /// The request's head, just arrived.
-    fn of(request: &Request) -> Result<Self, ApiError> {
+    /// The request's head, just arrived, from the holder of a key.
+    fn of(request: &Request, holder: Authorized<ToClassify>) -> Result<Self, ApiError> {
         let started = Instant::now();
-        // Until API keys exist, callers are told apart by their address, and share their results.
-        let address = request.remote_addr().as_socket_addr();
-        let name = address.map(|address| address.ip().to_string());
         let caller = Caller {
-            name: Arc::from(name.unwrap_or_default()),
-            tenant: None,
+            // Keys of one tenant share their turn and their results: more keys are no more of either.
+            name: Arc::clone(holder.tenant()),
+            tenant: Some(Arc::clone(holder.tenant())),
             reuse: headers::reuse(request.headers()),
             // A time beyond the clock's end is none.
             deadline: headers::timeout(request.headers())?
@@ -55,6 +56,7 @@ impl Call {
         Ok(Self {
             id: RequestId::of(request),
             started,
+            holder,
             caller,
         })
     }
@@ -77,6 +79,30 @@ impl Call {
     }
 }
 
+/// A handler that takes a call runs for nobody but the holder of a key that may classify.
+impl<'a> ApiExtractor<'a> for Call {
+    const TYPES: &'static [ApiExtractorType] = Authorized::<ToClassify>::TYPES;
+    type ParamType = ();
+    type ParamRawType = ();
+
+    fn register(registry: &mut Registry) {
+        Authorized::<ToClassify>::register(registry);
+    }
+
+    fn security_schemes() -> Vec<&'static str> {
+        Authorized::<ToClassify>::security_schemes()
+    }
+
+    async fn from_request(
+        request: &'a Request,
+        body: &mut RequestBody,
+        options: ExtractParamOptions<Self::ParamType>,
+    ) -> poem::Result<Self> {
+        let holder = Authorized::from_request(request, body, options).await?;
+        Ok(Self::of(request, holder)?)
+    }
+}
+
 fn target(model: Option<String>, version: Option<String>) -> Target {
     Target { model, version }
 }
@@ -96,6 +122,15 @@ impl ClassifyApi {
         }
     }
 
+    /// The model that is asked, and the one token that asking costs.
+    fn admit(&self, call: &Call, target: &Target) -> Result<Route, ApiError> {
+        let route = self
+            .classifier
+            .route(target, |id| call.holder.may_use(id))?;
+        call.holder.admit()?;
+        Ok(route)
+    }
+
     async fn one(
         &self,
         call: Call,
@@ -103,12 +138,9 @@ impl ClassifyApi {
         mut options: Options,
         body: PictureBody<false>,
     ) -> Result<Response<Json<ClassifyResponse>>, ApiError> {
-        let route = self.classifier.route(&target)?;
+        let route = self.admit(&call, &target)?;
         self.classifier.check_options(&route, &options)?;
-        let limits = BodyLimits {
-            image: self.limits.max_image_bytes,
-            images: 1,
-        };
+        let limits = BodyLimits::one(call.holder.image_bytes(self.limits.load().max_image_bytes));
         let (form, body) = body.open(limits, self.classifier.budget())?;
         let reservation = body.reservation();
         let pictures = self.pictures(form, body, limits, &["file"], &mut options);
@@ -119,10 +151,13 @@ impl ClassifyApi {
             bytes: received.bytes?,
             reservation,
         };
+        let mut taken = call.holder.spend(1)?;
         let answer = self
             .classifier
             .classify(&route, picture, options, &call.caller)
-            .await?;
+            .await
+            .map_err(ApiError::from)
+            .inspect_err(|error| taken.give_back(usize::from(error.is_ours())))?;
         let cache = headers::cache_status(answer.cache);
         let response = call.response(answer, &route);
         let timing = response.timing_ms.header();
@@ -138,19 +173,19 @@ impl ClassifyApi {
         mut options: Options,
         body: PictureBody<true>,
     ) -> Result<Response<Json<BatchResponse>>, ApiError> {
-        let route = self.classifier.route(&target)?;
+        let route = self.admit(&call, &target)?;
         self.classifier.check_options(&route, &options)?;
-        let images = u64::try_from(self.limits.max_batch_images).unwrap_or(u64::MAX);
-        let limits = BodyLimits {
-            image: self.limits.max_image_bytes,
-            images,
-        };
+        let limits = BodyLimits::batch(
+            call.holder.image_bytes(self.limits.load().max_image_bytes),
+            self.limits.load().max_batch_images,
+        );
         let (form, body) = body.open(limits, self.classifier.budget())?;
         let reservation = body.reservation();
         let fields = ["files", "file"];
         let pictures = self.pictures(form, body, limits, &fields, &mut options);
         let pictures = call.in_time(pictures).await?;
         self.classifier.check_options(&route, &options)?;
+        let mut taken = call.holder.spend(pictures.len())?;
         let answers = pictures.into_iter().enumerate().map(|(index, received)| {
             let reservation = Arc::clone(&reservation);
             self.item(&call, &route, options, index, received, reservation)
@@ -159,6 +194,7 @@ impl ClassifyApi {
         let side_by_side = self.classifier.batch_width();
         let results = futures_util::stream::iter(answers).buffered(side_by_side);
         let (results, uses): (Vec<_>, Vec<_>) = results.unzip().await;
+        taken.give_back(results.iter().filter(|result| result.is_ours()).count());
         let total = millis(call.started.elapsed());
         let (request_id, model) = (call.id.to_string(), route.model().to_string());
         let response = Response::new(Json(BatchResponse {
@@ -260,7 +296,7 @@ impl ClassifyApi {
     #[oai(path = "/v1/models/:model/classify", method = "post")]
     async fn classify(
         &self,
-        request: &Request,
+        call: Call,
         /// The model's id.
         model: Path<String>,
         /// How many classes, 1 to the number of labels; 5 where it is left out.
@@ -273,14 +309,14 @@ impl ClassifyApi {
             target(Some(model.0), None),
             options(top_k.0, min_confidence.0),
         );
-        self.one(Call::of(request)?, target, options, body).await
+        self.one(call, target, options, body).await
     }
 
     /// Classify one picture on a version or an alias
     #[oai(path = "/v1/models/:model/versions/:version/classify", method = "post")]
     async fn classify_version(
         &self,
-        request: &Request,
+        call: Call,
         /// The model's id.
         model: Path<String>,
         /// A version's number or an alias.
@@ -295,14 +331,14 @@ impl ClassifyApi {
             target(Some(model.0), Some(version.0)),
             options(top_k.0, min_confidence.0),
         );
-        self.one(Call::of(request)?, target, options, body).await
+        self.one(call, target, options, body).await
     }
 
     /// Classify one picture with the default model
     #[oai(path = "/v1/classify", method = "post")]
     async fn classify_default(
         &self,
-        request: &Request,
+        call: Call,
         /// How many classes, 1 to the number of labels; 5 where it is left out.
         top_k: Query<Option<usize>>,
         /// Classes below it are left out of `classes`.
@@ -310,14 +346,14 @@ impl ClassifyApi {
         body: PictureBody<false>,
     ) -> Result<Response<Json<ClassifyResponse>>, ApiError> {
         let (target, options) = (target(None, None), options(top_k.0, min_confidence.0));
-        self.one(Call::of(request)?, target, options, body).await
+        self.one(call, target, options, body).await
     }
 
     /// Classify several pictures; one result or one error each, in order
     #[oai(path = "/v1/models/:model/batch-classify", method = "post")]
     async fn batch_classify(
         &self,
-        request: &Request,
+        call: Call,
         /// The model's id.
         model: Path<String>,
         /// How many classes, 1 to the number of labels; 5 where it is left out.
@@ -330,14 +366,14 @@ impl ClassifyApi {
             target(Some(model.0), None),
             options(top_k.0, min_confidence.0),
         );
-        self.batch(Call::of(request)?, target, options, body).await
+        self.batch(call, target, options, body).await
     }
 
     /// Classify several pictures with the default model
     #[oai(path = "/v1/batch-classify", method = "post")]
     async fn batch_classify_default(
         &self,
-        request: &Request,
+        call: Call,
         /// How many classes, 1 to the number of labels; 5 where it is left out.
         top_k: Query<Option<usize>>,
         /// Classes below it are left out of `classes`.
@@ -345,6 +381,6 @@ impl ClassifyApi {
         body: PictureBody<true>,
     ) -> Result<Response<Json<BatchResponse>>, ApiError> {
         let (target, options) = (target(None, None), options(top_k.0, min_confidence.0));
-        self.batch(Call::of(request)?, target, options, body).await
+        self.batch(call, target, options, body).await
     }
 }

@@ -1,5 +1,5 @@
-//! What the framework's macro cannot say of the classify routes: the headers that all of them take and give, under their
-//! own names and once for all.
+//! What the framework's macro cannot say of the routes: the headers that all of them take and give, under their own names
+//! and once for all.
 //!
 //! Wrapped around the routes by the route table. Changes the document alone, never a request.
 
@@ -39,6 +39,62 @@ impl<A: OpenApi> OpenApi for Documented<A> {
     fn add_routes(self, table: &mut HashMap<String, HashMap<Method, BoxEndpoint<'static>>>) {
         self.0.add_routes(table);
     }
+}
+
+/// Routes that need a key: their document names the headers that tell how it stands with its limits.
+pub struct Limited<A>(pub(in crate::api) A);
+
+impl<A: OpenApi> OpenApi for Limited<A> {
+    fn meta() -> Vec<MetaApi> {
+        let mut apis = A::meta();
+        let paths = apis.iter_mut().flat_map(|api| &mut api.paths);
+        let operations = paths.flat_map(|path| &mut path.operations);
+        for response in operations.flat_map(|operation| &mut operation.responses.responses) {
+            match response.status {
+                Some(200) => response.headers.extend([limits(), what_is_left()]),
+                Some(401) => response.headers.push(scheme()),
+                Some(429) => {
+                    response
+                        .headers
+                        .extend([limits(), what_is_left(), retry_after()]);
+                }
+                Some(503) => response.headers.push(retry_after()),
+                _ => {}
+            }
+        }
+        apis
+    }
+
+    fn register(registry: &mut Registry) {
+        A::register(registry);
+    }
+
+    fn add_routes(self, table: &mut HashMap<String, HashMap<Method, BoxEndpoint<'static>>>) {
+        self.0.add_routes(table);
+    }
+}
+
+fn limits() -> MetaHeader {
+    given(
+        "RateLimit-Policy",
+        "The key's limits, where it has any (draft-ietf-httpapi-ratelimit-headers): `\"burst\";q=10;w=2`, ten pictures at \
+         once, and as many in two seconds; `\"day\";q=1000;w=86400`, a thousand a day (UTC).",
+    )
+}
+
+fn what_is_left() -> MetaHeader {
+    given(
+        "RateLimit",
+        "What is left of them, and in how many seconds they are whole again: `\"burst\";r=9;t=1, \"day\";r=990;t=4711`.",
+    )
+}
+
+fn retry_after() -> MetaHeader {
+    given("Retry-After", "When to try again, in seconds.")
+}
+
+fn scheme() -> MetaHeader {
+    given("WWW-Authenticate", "`Bearer`.")
 }
 
 fn timeout() -> MetaOperationParam {

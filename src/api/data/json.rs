@@ -5,7 +5,7 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use bytes::Bytes;
 use serde::Deserialize;
 
-use super::body::{BodyLimits, Received, not_empty, too_many};
+use super::body::{BodyLimits, Received, not_empty};
 use crate::api::problem::ApiError;
 use crate::classify::Options;
 use crate::domain::error::ErrorKind;
@@ -42,7 +42,7 @@ pub(super) fn read(text: &[u8], limits: BodyLimits) -> Result<(Vec<Received>, Op
         return Err(ApiError::new(ErrorKind::MissingImage, detail));
     }
     if u64::try_from(encoded.len()).unwrap_or(u64::MAX) > limits.images {
-        return Err(too_many(limits.images));
+        return Err(limits.too_many());
     }
     let pictures = encoded
         .iter()

@@ -11,6 +11,8 @@ mod models;
 mod multipart;
 
 pub use classify::ClassifyApi;
-pub use documented::Documented;
+pub use documented::{Documented, Limited};
 pub use health::HealthApi;
 pub use models::ModelsApi;
+pub(in crate::api) use models::{ModelView, VersionView};
+pub(in crate::api) use multipart::refusal as multipart_refusal;

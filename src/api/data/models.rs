@@ -7,8 +7,9 @@ use poem_openapi::{Object, OpenApi};
 use super::answer::RolloutView;
 use crate::api::DataPlane;
 use crate::api::problem::ApiError;
+use crate::api::security::{Authorized, ToLook};
 use crate::domain::error::ErrorKind;
-use crate::domain::ids::{ModelId, VersionNumber};
+use crate::domain::ids::{Alias, ModelId, VersionNumber};
 use crate::domain::picture::{Color, Layout};
 use crate::models::{CatalogHandle, InputView, ModelEntry, VersionEntry};
 
@@ -26,7 +27,7 @@ struct ModelsView {
 
 /// One model.
 #[derive(Object)]
-struct ModelView {
+pub(in crate::api) struct ModelView {
     /// Its id.
     id: String,
     /// Its name for people.
@@ -44,7 +45,7 @@ struct ModelView {
 
 /// One version.
 #[derive(Object)]
-struct VersionView {
+pub(in crate::api) struct VersionView {
     /// Its number.
     version: u64,
     /// `waiting`, `loading`, `testing`, `live`, `failed`, `draining` or `unloaded`.
@@ -106,44 +107,57 @@ impl ModelsApi {
 
 #[OpenApi(prefix_path = "/v1/models")]
 impl ModelsApi {
-    /// All models
+    /// All models that the key may use
     #[oai(path = "/", method = "get")]
-    async fn list(&self) -> Result<Json<ModelsView>, ApiError> {
+    async fn list(&self, caller: Authorized<ToLook>) -> Result<Json<ModelsView>, ApiError> {
+        caller.admit()?;
         let catalog = self.catalog.load();
+        let models = catalog.models.values();
+        let models = models.filter(|model| caller.may_use(&model.id));
         Ok(Json(ModelsView {
-            models: catalog.models.values().map(|m| ModelView::of(m)).collect(),
+            models: models.map(|model| ModelView::of(model)).collect(),
         }))
     }
 
     /// One model, with its labels
     #[oai(path = "/:model", method = "get")]
-    async fn get(&self, model: Path<String>) -> Result<Json<ModelView>, ApiError> {
+    async fn get(
+        &self,
+        caller: Authorized<ToLook>,
+        model: Path<String>,
+    ) -> Result<Json<ModelView>, ApiError> {
         let catalog = self.catalog.load();
-        let entry = model
-            .parse::<ModelId>()
-            .ok()
-            .and_then(|id| catalog.models.get(&id));
+        let id = model.parse::<ModelId>().ok();
+        let id = id.filter(|id| caller.may_use(id));
+        let entry = id.and_then(|id| catalog.models.get(&id));
         let entry = entry.ok_or_else(|| {
             ApiError::new(
                 ErrorKind::ModelNotFound,
                 format!("there is no model {:?}", model.0),
             )
         })?;
+        caller.admit()?;
+        Ok(Json(ModelView::single(entry)))
+    }
+}
+
+impl ModelView {
+    /// A model by itself, with its labels.
+    pub(in crate::api) fn single(entry: &ModelEntry) -> Self {
         let current = entry
             .rollout
             .assign(entry.live().map(|version| version.number));
         let labels = current
             .and_then(|number| entry.versions.get(&number)?.loaded.as_ref())
             .map(|version| version.labels.to_vec());
-        Ok(Json(ModelView {
+        Self {
             labels,
-            ..ModelView::of(entry)
-        }))
+            ..Self::of(entry)
+        }
     }
-}
 
-impl ModelView {
-    fn of(entry: &ModelEntry) -> Self {
+    /// A model among others.
+    pub(in crate::api) fn of(entry: &ModelEntry) -> Self {
         Self {
             id: entry.id.to_string(),
             title: entry.title.clone(),
@@ -152,7 +166,7 @@ impl ModelView {
             versions: entry
                 .versions
                 .iter()
-                .map(|(n, v)| VersionView::of(*n, v))
+                .map(|(number, version)| VersionView::of(entry, *number, version))
                 .collect(),
             labels: None,
         }
@@ -160,7 +174,12 @@ impl ModelView {
 }
 
 impl VersionView {
-    fn of(number: VersionNumber, entry: &VersionEntry) -> Self {
+    /// A version of `model`.
+    pub(in crate::api) fn of(
+        model: &ModelEntry,
+        number: VersionNumber,
+        entry: &VersionEntry,
+    ) -> Self {
         let loaded = entry.loaded.as_ref();
         Self {
             version: number.get(),
@@ -178,7 +197,7 @@ impl VersionView {
             input: loaded.map(|version| InputDescription::of(&version.input)),
             labels_count: loaded.map(|version| version.labels.len()),
             unlabelled: loaded.is_some_and(|version| version.unlabelled),
-            aliases: Vec::new(),
+            aliases: model.aliases_of(number).map(Alias::to_string).collect(),
         }
     }
 }

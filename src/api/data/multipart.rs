@@ -3,7 +3,7 @@
 use bytes::BytesMut;
 use multer::{Field, Multipart};
 
-use super::body::{BodyLimits, CountedBody, Received, too_many};
+use super::body::{BodyLimits, CountedBody, Received};
 use crate::api::problem::ApiError;
 use crate::domain::error::ErrorKind;
 
@@ -28,7 +28,7 @@ pub(super) async fn read(
             continue;
         }
         if u64::try_from(pictures.len()).unwrap_or(u64::MAX) >= limits.images {
-            return Err(too_many(limits.images));
+            return Err(limits.too_many());
         }
         let filename = field.file_name().map(str::to_owned);
         let bytes = part(&mut field, limits.image).await.map_err(refusal)?;
@@ -79,7 +79,7 @@ fn no_picture(fields: &[&str], others: &[String]) -> ApiError {
 }
 
 /// A refusal of ours that came through the stream, or what multer found wrong.
-fn refusal(error: multer::Error) -> ApiError {
+pub(in crate::api) fn refusal(error: multer::Error) -> ApiError {
     let reason = match error {
         multer::Error::StreamReadFailed(cause) => match cause.downcast::<ApiError>() {
             Ok(refusal) => return *refusal,

@@ -5,6 +5,7 @@
 use serde::Deserialize;
 
 use super::graph::GraphError;
+use super::ids::VersionNumber;
 use super::picture::{Color, Filter, Layout};
 use super::preset::{Preset, ResizeMode};
 use super::scores::Activation;
@@ -173,6 +174,18 @@ pub enum VersionsChoice {
     List(Vec<u64>),
 }
 
+impl VersionsChoice {
+    /// Whether it selects this version, where `highest` is the highest number there is.
+    #[must_use]
+    pub fn selects(&self, number: VersionNumber, highest: Option<VersionNumber>) -> bool {
+        match self {
+            Self::All => true,
+            Self::Latest => highest == Some(number),
+            Self::List(list) => list.contains(&number.get()),
+        }
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(
     untagged,
@@ -281,6 +294,26 @@ impl Manifest {
         })?;
         manifest.check()?;
         Ok(manifest)
+    }
+
+    /// The text of a manifest that says of a version by itself what `base` (its model's) and `overrides` (its own) say
+    /// together; `None` where that is nothing. What concerns the model alone is left out.
+    ///
+    /// # Errors
+    /// As [`Self::parse`].
+    pub fn of_a_version(
+        base: Option<&str>,
+        overrides: Option<&str>,
+    ) -> Result<Option<String>, ManifestError> {
+        let mut table = Self::table(base.unwrap_or(""))?;
+        merge(&mut table, Self::table(overrides.unwrap_or(""))?);
+        table.remove("title");
+        table.remove("description");
+        if let Some(toml::Value::Table(serving)) = table.get_mut("serving") {
+            serving.remove("versions");
+        }
+        table.retain(|_, value| value.as_table().is_none_or(|table| !table.is_empty()));
+        Ok((!table.is_empty()).then(|| table.to_string()))
     }
 
     fn table(text: &str) -> Result<toml::Table, ManifestError> {
@@ -399,6 +432,23 @@ mod tests {
 
     fn imagenet() -> InputFacts {
         facts(ElementType::Float32, [None, Some(3), Some(224), Some(224)])
+    }
+
+    #[test]
+    fn a_version_by_itself_says_what_both_manifests_say_together() {
+        let base = "title = 'T'\nlabels = ['a', 'b']\n[input]\nsize = [8, 8]\ncolor = 'gray'\n\
+                    [serving]\nversions = [1]\n[[golden]]\nimage = 'x.png'\nlabel = 'a'\n";
+        let own = "description = 'D'\n[input]\nsize = [4, 4]\n";
+        let alone = Manifest::of_a_version(Some(base), Some(own)).expect("a text");
+        let alone = Manifest::parse(alone.as_deref(), None).expect("a manifest");
+        let both = Manifest::parse(Some(base), Some(own)).expect("a manifest");
+        assert_eq!(alone.what_matters(), both.what_matters());
+        assert_eq!((alone.title, alone.description), (None, None));
+        assert_eq!(alone.serving.versions, VersionsChoice::All);
+        let nothing = "title = 'T'\n[serving]\nversions = 'latest'\n";
+        assert_eq!(Manifest::of_a_version(Some(nothing), None), Ok(None));
+        assert_eq!(Manifest::of_a_version(None, None), Ok(None));
+        assert!(Manifest::of_a_version(Some("x = "), None).is_err());
     }
 
     #[test]

@@ -1,0 +1,235 @@
+//! `/admin/v1/status`, `/reload` and `/events`: the gateway as a whole.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::stream::BoxStream;
+use poem::web::sse;
+use poem_openapi::payload::{EventStream, Json};
+use poem_openapi::types::{Any, ToJSON as _};
+use poem_openapi::{Object, OpenApi};
+use serde_json::{Value, json};
+use tokio::sync::broadcast::error::RecvError;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::AdminPlane;
+use super::call::{Call, Operator, Viewer};
+use super::wire::time;
+use crate::access::Access;
+use crate::admin::{Admin, Event};
+use crate::api::problem::ApiError;
+use crate::classify::{Classifier, Phase};
+
+/// The gateway.
+pub(super) struct GatewayApi {
+    admin: Arc<Admin>,
+    access: Arc<Access>,
+    classifier: Arc<Classifier>,
+    closing: CancellationToken,
+}
+
+/// How the gateway is.
+#[derive(Object)]
+struct StatusView {
+    /// `ok`, or `degraded` where something is wrong that does not stop it from serving.
+    status: String,
+    /// What is wrong, in words an operator can act on.
+    degraded: Vec<String>,
+    /// The program's version.
+    version: String,
+    /// `serving`, `leaving` (it will stop soon) or `draining`.
+    phase: String,
+    /// When it started.
+    started_at: String,
+    /// Seconds since then.
+    uptime_s: i64,
+    /// The database.
+    store: StoreView,
+    /// Models and versions.
+    models: ModelsCount,
+    /// Callers.
+    access: AccessView,
+}
+
+/// The database.
+#[derive(Object)]
+struct StoreView {
+    /// Which, and of which version.
+    engine: String,
+    /// `ok` or `away`.
+    status: String,
+    /// Since when it does not answer.
+    away_since: Option<String>,
+    /// The revision of tenants, keys and wishes that is in force here.
+    revision: i64,
+}
+
+/// Models and versions.
+#[derive(Object)]
+struct ModelsCount {
+    /// Models.
+    models: usize,
+    /// Versions by state.
+    versions: Any<Value>,
+}
+
+/// Callers.
+#[derive(Object)]
+struct AccessView {
+    /// Keys that are known here.
+    keys: usize,
+    /// Requests over a limit that was only observed, since the start.
+    observed_over_limit: u64,
+    /// Requests that were refused for a limit, since the start.
+    refused_for_limit: u64,
+    /// Requests without valid credentials, since the start.
+    unauthenticated: u64,
+}
+
+/// What a reload did.
+#[derive(Object)]
+struct ReloadView {
+    /// `reloading`: every model is being looked at.
+    status: String,
+    /// Settings that are in force with a new value.
+    changed: Vec<String>,
+    /// Settings with a new value that needs a restart.
+    needs_restart: Vec<String>,
+}
+
+/// Something that happened.
+#[derive(Clone, Object)]
+struct EventView {
+    /// Its id.
+    id: String,
+    /// When.
+    at: String,
+    /// What, e.g. `key.created`, `version.live`; `events.missed` where the listener was too slow.
+    kind: String,
+    /// To what, e.g. `models/digits/versions/2`.
+    subject: String,
+    /// More of it.
+    about: Any<Value>,
+}
+
+/// A line of nothing, so that proxies keep the stream open.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+impl GatewayApi {
+    pub(super) fn new(plane: &AdminPlane) -> Self {
+        Self {
+            admin: Arc::clone(&plane.admin),
+            access: Arc::clone(&plane.access),
+            classifier: Arc::clone(&plane.data.classifier),
+            closing: plane.closing.clone(),
+        }
+    }
+}
+
+#[OpenApi(prefix_path = "/admin/v1")]
+impl GatewayApi {
+    /// How the gateway is, and what is wrong with it
+    #[oai(path = "/status", method = "get")]
+    async fn status(&self, _call: Call<Viewer>) -> Result<Json<StatusView>, ApiError> {
+        let status = self.admin.status();
+        let counts = self.access.counts();
+        let versions: serde_json::Map<String, Value> = status
+            .versions
+            .iter()
+            .map(|(state, count)| ((*state).to_owned(), json!(count)))
+            .collect();
+        let phase = match self.classifier.phase() {
+            Phase::Serving => "serving",
+            Phase::Leaving => "leaving",
+            Phase::Draining => "draining",
+        };
+        let well = status.degraded.is_empty();
+        Ok(Json(StatusView {
+            status: if well { "ok" } else { "degraded" }.to_owned(),
+            degraded: status.degraded,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            phase: phase.to_owned(),
+            started_at: time(status.started_at),
+            uptime_s: status.uptime_s,
+            store: StoreView {
+                engine: status.store.engine,
+                status: match status.store.away_since {
+                    None => "ok",
+                    Some(_) => "away",
+                }
+                .to_owned(),
+                away_since: status.store.away_since.map(time),
+                revision: status.store.revision,
+            },
+            models: ModelsCount {
+                models: status.models,
+                versions: Any(Value::Object(versions)),
+            },
+            access: AccessView {
+                keys: counts.keys,
+                observed_over_limit: counts.observed_over_limit,
+                refused_for_limit: counts.refused_for_limit,
+                unauthenticated: counts.unauthenticated,
+            },
+        }))
+    }
+
+    /// Read the settings and look at every model anew, and try again what failed
+    #[oai(path = "/reload", method = "post")]
+    async fn reload(&self, call: Call<Operator>) -> Result<Json<ReloadView>, ApiError> {
+        let reloaded = self.admin.reload(&call.actor).await?;
+        Ok(Json(ReloadView {
+            status: "reloading".to_owned(),
+            changed: reloaded.changed,
+            needs_restart: reloaded.needs_restart,
+        }))
+    }
+
+    /// What happens from now on, as server-sent events
+    #[oai(path = "/events", method = "get")]
+    async fn events(
+        &self,
+        _call: Call<Viewer>,
+    ) -> Result<EventStream<BoxStream<'static, EventView>>, ApiError> {
+        let told = self.admin.events().listen();
+        let told = futures_util::stream::unfold(told, |mut told| async move {
+            match told.recv().await {
+                Ok(event) => Some((EventView::of(event), told)),
+                Err(RecvError::Lagged(missed)) => Some((EventView::missed(missed), told)),
+                Err(RecvError::Closed) => None,
+            }
+        });
+        let until = self.closing.clone().cancelled_owned();
+        let stream = EventStream::new(told.take_until(until).boxed());
+        Ok(stream.keep_alive(KEEP_ALIVE).to_event(|event| {
+            let (id, kind) = (event.id.clone(), event.kind.clone());
+            sse::Event::message(event.to_json_string())
+                .id(id)
+                .event_type(kind)
+        }))
+    }
+}
+
+impl EventView {
+    fn of(event: Event) -> Self {
+        Self {
+            id: event.id.to_string(),
+            at: time(event.at),
+            kind: event.kind.to_owned(),
+            subject: event.subject,
+            about: Any(event.about),
+        }
+    }
+
+    fn missed(count: u64) -> Self {
+        Self {
+            id: Uuid::now_v7().to_string(),
+            at: String::new(),
+            kind: "events.missed".to_owned(),
+            subject: "events".to_owned(),
+            about: Any(json!({"count": count})),
+        }
+    }
+}

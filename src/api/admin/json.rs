@@ -1,0 +1,125 @@
+//! A JSON body of an operator's call: bounded, and refused by the name of the field that is wrong.
+
+use poem::http::header;
+use poem::{Request, RequestBody};
+use poem_openapi::registry::{MetaMediaType, MetaRequest, Registry};
+use poem_openapi::types::Type;
+use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::api::problem::{self, ApiError};
+use crate::domain::error::ErrorKind;
+
+/// Bytes of a body.
+const MOST_BYTES: usize = 1 << 20;
+
+/// A body that must be there.
+pub(super) struct JsonBody<T>(pub(super) T);
+
+/// A body that may be left out, and then says nothing.
+pub(super) struct OptionalJson<T>(pub(super) T);
+
+async fn read<T: DeserializeOwned>(
+    request: &Request,
+    body: &mut RequestBody,
+    when_empty: Option<&str>,
+) -> Result<T, ApiError> {
+    let invalid = |reason: String| ApiError::new(ErrorKind::BadRequest, reason);
+    if let Some(value) = request.headers().get(header::CONTENT_TYPE) {
+        let essence = value.to_str().unwrap_or_default();
+        let essence = essence.split(';').next().unwrap_or_default().trim();
+        let known = ["application/json", "application/merge-patch+json"];
+        if !known
+            .iter()
+            .any(|known| essence.eq_ignore_ascii_case(known))
+        {
+            return Err(ApiError::new(
+                ErrorKind::UnsupportedMediaType,
+                "the body must be application/json",
+            ));
+        }
+    }
+    let taken = body.take().map_err(|error| invalid(error.to_string()))?;
+    let bytes = taken.into_bytes_limit(MOST_BYTES).await;
+    let bytes = bytes.map_err(|error| match error {
+        poem::error::ReadBodyError::PayloadTooLarge => ApiError::new(
+            ErrorKind::PayloadTooLarge,
+            format!("the body has more than the {MOST_BYTES} bytes that are allowed"),
+        ),
+        poem::error::ReadBodyError::Io(error) => problem::broken_body(&error),
+        other => invalid(other.to_string()),
+    })?;
+    let text = match when_empty {
+        Some(text) if bytes.trim_ascii().is_empty() => text.as_bytes(),
+        _ => &bytes,
+    };
+    let value: Value = serde_json::from_slice(text)
+        .map_err(|error| invalid(format!("the body is no JSON: {error}")))?;
+    if !value.is_object() {
+        return Err(invalid("the body must be a JSON object".to_owned()));
+    }
+    serde_path_to_error::deserialize(value).map_err(|error| {
+        let (path, inner) = (error.path().to_string(), error.inner());
+        invalid(if path == "." {
+            inner.to_string()
+        } else {
+            format!("`{path}`: {inner}")
+        })
+    })
+}
+
+fn meta<T: Type>(required: bool) -> MetaRequest {
+    MetaRequest {
+        description: None,
+        content: vec![MetaMediaType {
+            content_type: "application/json",
+            schema: T::schema_ref(),
+        }],
+        required,
+    }
+}
+
+impl<'a, T: Type + DeserializeOwned> ApiExtractor<'a> for JsonBody<T> {
+    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::RequestObject];
+    type ParamType = ();
+    type ParamRawType = ();
+
+    fn register(registry: &mut Registry) {
+        T::register(registry);
+    }
+
+    fn request_meta() -> Option<MetaRequest> {
+        Some(meta::<T>(true))
+    }
+
+    async fn from_request(
+        request: &'a Request,
+        body: &mut RequestBody,
+        _: ExtractParamOptions<Self::ParamType>,
+    ) -> poem::Result<Self> {
+        Ok(Self(read(request, body, None).await?))
+    }
+}
+
+impl<'a, T: Type + DeserializeOwned> ApiExtractor<'a> for OptionalJson<T> {
+    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::RequestObject];
+    type ParamType = ();
+    type ParamRawType = ();
+
+    fn register(registry: &mut Registry) {
+        T::register(registry);
+    }
+
+    fn request_meta() -> Option<MetaRequest> {
+        Some(meta::<T>(false))
+    }
+
+    async fn from_request(
+        request: &'a Request,
+        body: &mut RequestBody,
+        _: ExtractParamOptions<Self::ParamType>,
+    ) -> poem::Result<Self> {
+        Ok(Self(read(request, body, Some("{}")).await?))
+    }
+}

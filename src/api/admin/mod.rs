@@ -1,0 +1,103 @@
+//! The admin plane: what operators call. One file a resource; every handler takes a [`call::Call`], and so runs for nobody
+//! whose token has not the role.
+
+use std::collections::HashMap;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use poem::Response;
+use poem::endpoint::BoxEndpoint;
+use poem::http::Method;
+use poem_openapi::registry::{MetaApi, Registry};
+use poem_openapi::{OpenApi, OpenApiService};
+use tokio_util::sync::CancellationToken;
+
+use super::DataPlane;
+use super::data::HealthApi;
+use crate::access::Access;
+use crate::admin::Admin;
+
+mod aliases;
+mod audit;
+mod call;
+mod gateway;
+mod json;
+mod keys;
+mod models;
+mod tenants;
+mod tokens;
+mod upload;
+mod versions;
+mod wire;
+
+/// What the admin plane needs.
+#[derive(Clone)]
+pub struct AdminPlane {
+    /// The use cases.
+    pub admin: Arc<Admin>,
+    /// Who may call.
+    pub access: Arc<Access>,
+    /// What is told of the gateway's health.
+    pub data: DataPlane,
+    /// Ends what would stream for ever, so that a stopping gateway can drain.
+    pub closing: CancellationToken,
+}
+
+type AdminApis = (
+    tenants::TenantsApi,
+    keys::KeysApi,
+    tokens::TokensApi,
+    models::ModelsApi,
+    versions::VersionsApi,
+    aliases::AliasesApi,
+    audit::AuditApi,
+    gateway::GatewayApi,
+    HealthApi,
+);
+
+fn apis(plane: &AdminPlane) -> AdminApis {
+    (
+        tenants::TenantsApi::new(plane),
+        keys::KeysApi::new(plane),
+        tokens::TokensApi::new(plane),
+        models::ModelsApi::new(plane),
+        versions::VersionsApi::new(plane),
+        aliases::AliasesApi::new(plane),
+        audit::AuditApi::new(plane),
+        gateway::GatewayApi::new(plane),
+        HealthApi::new(&plane.data),
+    )
+}
+
+fn service<A: OpenApi>(apis: A) -> OpenApiService<A, ()> {
+    OpenApiService::new(apis, "Lensgate admin plane", env!("CARGO_PKG_VERSION"))
+        .description("Operate the gateway: tenants, keys, tokens, models, and what happened.")
+        .license(poem_openapi::LicenseObject::new("Apache-2.0"))
+}
+
+/// The admin plane's OpenAPI document, JSON. Needs no gateway: it depends on no model and no database.
+#[must_use]
+pub fn document() -> String {
+    service(Described::<AdminApis>(PhantomData)).spec()
+}
+
+/// APIs that are only described and never served.
+struct Described<A>(PhantomData<A>);
+
+impl<A: OpenApi> OpenApi for Described<A> {
+    fn meta() -> Vec<MetaApi> {
+        A::meta()
+    }
+
+    fn register(registry: &mut Registry) {
+        A::register(registry);
+    }
+
+    fn add_routes(self, _: &mut HashMap<String, HashMap<Method, BoxEndpoint<'static>>>) {}
+}
+
+/// Every route of the admin plane, with the error table around them.
+#[must_use]
+pub fn routes(plane: &AdminPlane) -> BoxEndpoint<'static, Response> {
+    super::plane_routes(service(apis(plane)), &plane.access)
+}

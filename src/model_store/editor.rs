@@ -1,0 +1,415 @@
+//! Changes of the folder of models from inside: uploads, new models, texts, deletions. Each is seen whole or not at all.
+//!
+//! Called by the operators' use cases. What it does and what somebody does by hand in the folder is the same to the
+//! watcher. The disk is used off the async runtime.
+
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
+use tokio::sync::Semaphore;
+
+use super::change::ChangeError;
+use super::folder::FolderStore;
+use super::manifest::{self, Description};
+use super::observed::is_absence;
+use super::slot::{self, Slot};
+use super::upload::{Staged, Upload, discard};
+use super::{Content, ModelStore as _, name};
+use crate::domain::ids::{ModelId, VersionNumber};
+
+/// Uploads at the same time.
+const AT_ONCE: usize = 8;
+
+/// Changes a folder of models.
+#[derive(Clone)]
+pub struct StoreEditor {
+    store: FolderStore,
+    turns: Arc<Semaphore>,
+}
+
+/// Where a version would go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// There is nothing yet.
+    Free,
+    /// The very same version is there.
+    Same,
+}
+
+impl StoreEditor {
+    /// Changes the folder that `store` reads.
+    #[must_use]
+    pub fn new(store: FolderStore) -> Self {
+        Self {
+            store,
+            turns: Arc::new(Semaphore::new(AT_ONCE)),
+        }
+    }
+
+    /// Removes what uploads of processes that are no more have left. Blocks.
+    pub fn sweep(&self) {
+        match slot::sweep(self.store.root()) {
+            Ok(0) => {}
+            Ok(uploads) => tracing::info!(uploads, "what killed uploads had left is removed"),
+            Err(error) => tracing::warn!(%error, "what killed uploads have left cannot be seen"),
+        }
+    }
+
+    /// Begins the upload of a version.
+    ///
+    /// # Errors
+    /// When there is no such model, too many uploads are under way, or the system refuses.
+    pub async fn upload(
+        &self,
+        model: &ModelId,
+        number: VersionNumber,
+    ) -> Result<Upload, ChangeError> {
+        let busy = |_| ChangeError::Busy(AT_ONCE);
+        let turn = Arc::clone(&self.turns).try_acquire_owned().map_err(busy)?;
+        let (editor, id) = (self.clone(), model.clone());
+        let slot = off_runtime(move || {
+            editor.model_dir(&id)?;
+            editor.slot()
+        });
+        let (slot, store) = (slot.await?, self.store.clone());
+        Ok(Upload::new(slot, store, model.clone(), number, turn))
+    }
+
+    /// Whether a version could be put in place, by what the folder holds now.
+    ///
+    /// # Errors
+    /// [`ChangeError::VersionExists`] where another one is there.
+    pub async fn compare(&self, staged: &Arc<Staged>) -> Result<Place, ChangeError> {
+        let (editor, staged) = (self.clone(), Arc::clone(staged));
+        off_runtime(move || editor.compare_now(&staged)).await
+    }
+
+    /// Puts a version in place, by one rename of its folder.
+    ///
+    /// # Errors
+    /// As [`Self::compare`], when the model's own files are not those any more that it was checked with, or when the
+    /// system refuses; nothing is changed then.
+    pub async fn place(&self, staged: &Arc<Staged>) -> Result<Place, ChangeError> {
+        let (editor, staged) = (self.clone(), Arc::clone(staged));
+        off_runtime(move || editor.place_now(&staged)).await
+    }
+
+    /// Makes a model that has no version.
+    ///
+    /// # Errors
+    /// [`ChangeError::ModelExists`], or when the system refuses.
+    pub async fn create(&self, model: &ModelId, texts: Description) -> Result<(), ChangeError> {
+        let (editor, model) = (self.clone(), model.clone());
+        off_runtime(move || editor.create_now(&model, &texts)).await
+    }
+
+    /// Edits a model's texts in its manifest.
+    ///
+    /// # Errors
+    /// When there is no such model, its manifest is broken, or the system refuses; nothing is changed then.
+    pub async fn describe(&self, model: &ModelId, texts: Description) -> Result<(), ChangeError> {
+        let (editor, model) = (self.clone(), model.clone());
+        off_runtime(move || editor.describe_now(&model, &texts)).await
+    }
+
+    /// Takes a version, or with `None` the whole model, out of sight by one rename; it is still there.
+    ///
+    /// # Errors
+    /// When there is none, or the system refuses; nothing is changed then.
+    pub async fn take_out(
+        &self,
+        model: &ModelId,
+        number: Option<VersionNumber>,
+    ) -> Result<TakenOut, ChangeError> {
+        let (editor, model) = (self.clone(), model.clone());
+        off_runtime(move || editor.take_out_now(&model, number)).await
+    }
+
+    fn slot(&self) -> Result<Slot, ChangeError> {
+        Slot::take(self.store.root()).map_err(|error| ChangeError::of(&error))
+    }
+
+    /// The model's folder, which is one, and lies in the store.
+    fn model_dir(&self, model: &ModelId) -> Result<PathBuf, ChangeError> {
+        let root = self.store.root();
+        let real_root = fs::canonicalize(root).map_err(|error| ChangeError::of(&error))?;
+        let dir = root.join(model.as_str());
+        match fs::canonicalize(&dir) {
+            Ok(real) if !real.starts_with(&real_root) => Err(ChangeError::Outside(model.clone())),
+            Ok(real) if real.is_dir() => Ok(dir),
+            Err(error) if !is_absence(&error) => Err(ChangeError::of(&error)),
+            _ => Err(ChangeError::NoModel(model.clone())),
+        }
+    }
+
+    fn compare_now(&self, staged: &Staged) -> Result<Place, ChangeError> {
+        let (model, number) = (&staged.model, staged.number);
+        let dir = self.model_dir(model)?.join(number.to_string());
+        match fs::symlink_metadata(dir) {
+            Ok(_) => {}
+            Err(error) if is_absence(&error) => return Ok(Place::Free),
+            Err(error) => return Err(ChangeError::of(&error)),
+        }
+        let store = self.store.at(self.store.root().to_path_buf()).only(number);
+        let found = store.find(model, &mut |_| ());
+        let found = found.map_err(|error| ChangeError::Unavailable {
+            reason: error.reason,
+        })?;
+        let versions = found.into_iter().flat_map(|found| found.versions);
+        let content = versions
+            .filter(|version| version.number == number)
+            .map(|version| version.content)
+            .next();
+        let how = match content {
+            Some(Content::Candidate(there)) => {
+                if staged.fingerprint() == Some(there.fingerprint) {
+                    return Ok(Place::Same);
+                }
+                if staged.digest() == Some(there.digest) {
+                    "has another manifest, other labels or other external data".to_owned()
+                } else {
+                    format!("is another one ({})", there.digest)
+                }
+            }
+            Some(Content::Broken { reason, .. }) => format!("is broken ({reason})"),
+            _ => "has no whole model file".to_owned(),
+        };
+        Err(ChangeError::VersionExists {
+            model: model.clone(),
+            number,
+            how,
+        })
+    }
+
+    fn place_now(&self, staged: &Staged) -> Result<Place, ChangeError> {
+        if self.compare_now(staged)? == Place::Same {
+            return Ok(Place::Same);
+        }
+        let model_dir = self.model_dir(&staged.model)?;
+        if !staged.is_up_to_date(&model_dir) {
+            return Err(ChangeError::Changed);
+        }
+        let dir = model_dir.join(staged.number.to_string());
+        let folders = staged.folders();
+        let synced = folders.iter().try_for_each(|folder| sync(folder));
+        match synced.and_then(|()| rename_new(&staged.dir(), &dir)) {
+            Ok(()) => {}
+            // Another upload was faster.
+            Err(error) if exists(&error) => {
+                return match self.compare_now(staged)? {
+                    Place::Same => Ok(Place::Same),
+                    Place::Free => Err(ChangeError::Changed),
+                };
+            }
+            Err(error) => return Err(ChangeError::of(&error)),
+        }
+        self.store.know(&staged.model, staged.files_in(&dir));
+        sync_after(&model_dir);
+        Ok(Place::Free)
+    }
+
+    fn create_now(&self, model: &ModelId, texts: &Description) -> Result<(), ChangeError> {
+        let slot = self.slot()?;
+        let made = || {
+            let text = texts.edit("").map_err(io::Error::other)?;
+            let dir = slot.dir().join(model.as_str());
+            fs::create_dir(&dir)?;
+            write(&dir.join(name::MANIFEST), &text, None)?;
+            sync(&dir)?;
+            rename_new(&dir, &self.store.root().join(model.as_str()))
+        };
+        let outcome = made().map_err(|error| {
+            if exists(&error) {
+                ChangeError::ModelExists(model.clone())
+            } else {
+                ChangeError::of(&error)
+            }
+        });
+        slot.remove();
+        sync_after(self.store.root());
+        outcome
+    }
+
+    fn describe_now(&self, model: &ModelId, texts: &Description) -> Result<(), ChangeError> {
+        let dir = self.model_dir(model)?;
+        let before = manifest::read(&dir).map_err(ChangeError::Manifest)?;
+        let before = before.unwrap_or_default();
+        let after = texts.edit(&before).map_err(ChangeError::Manifest)?;
+        if before == after {
+            return Ok(());
+        }
+        let path = dir.join(name::MANIFEST);
+        // A link stays a link, and leads to a file of the store.
+        let path = fs::canonicalize(&path).unwrap_or(path);
+        let root = fs::canonicalize(self.store.root()).map_err(|error| ChangeError::of(&error))?;
+        if path.is_symlink() || !(path.starts_with(&root) || path.starts_with(self.store.root())) {
+            return Err(ChangeError::Outside(model.clone()));
+        }
+        let slot = self.slot()?;
+        let beside = slot.dir().join(name::MANIFEST);
+        let replaced =
+            write(&beside, &after, Some(&path)).and_then(|()| fs::rename(&beside, &path));
+        slot.remove();
+        replaced.map_err(|error| ChangeError::of(&error))?;
+        sync_after(path.parent().unwrap_or(&dir));
+        Ok(())
+    }
+
+    fn take_out_now(
+        &self,
+        model: &ModelId,
+        number: Option<VersionNumber>,
+    ) -> Result<TakenOut, ChangeError> {
+        let (from, missing) = match number {
+            Some(number) => (
+                self.model_dir(model)?.join(number.to_string()),
+                ChangeError::NoVersion(model.clone(), number),
+            ),
+            // A link to a folder goes, and the folder stays.
+            None => (
+                self.store.root().join(model.as_str()),
+                ChangeError::NoModel(model.clone()),
+            ),
+        };
+        let slot = self.slot()?;
+        let at = slot.dir().join("taken out");
+        match fs::rename(&from, &at) {
+            Ok(()) => {
+                sync_after(from.parent().unwrap_or(&from));
+                Ok(TakenOut {
+                    slot: Some(slot),
+                    at,
+                    from,
+                })
+            }
+            Err(error) => {
+                slot.remove();
+                Err(if is_absence(&error) {
+                    missing
+                } else {
+                    ChangeError::of(&error)
+                })
+            }
+        }
+    }
+}
+
+/// Something that is out of sight and not gone. Dropped undecided, it comes back.
+pub struct TakenOut {
+    slot: Option<Slot>,
+    at: PathBuf,
+    from: PathBuf,
+}
+
+impl TakenOut {
+    /// Makes it gone for good.
+    pub async fn remove(mut self) {
+        if let Some(slot) = self.slot.take() {
+            discard(Arc::new(slot)).await;
+        }
+    }
+
+    /// Puts it back where it was.
+    ///
+    /// # Errors
+    /// When something else is there now, or the system refuses; then it lies where it is until the next start.
+    pub async fn put_back(mut self) -> Result<(), ChangeError> {
+        let Some(slot) = self.slot.take() else {
+            return Ok(());
+        };
+        let (at, from) = (self.at.clone(), self.from.clone());
+        off_runtime(move || back(slot, &at, &from)).await
+    }
+}
+
+impl Drop for TakenOut {
+    fn drop(&mut self) {
+        if let Some(slot) = self.slot.take() {
+            let (at, from) = (self.at.clone(), self.from.clone());
+            let returning = std::thread::Builder::new().name("put back".to_owned());
+            let returned = returning.spawn(move || {
+                // Said in the log.
+                let _ = back(slot, &at, &from);
+            });
+            if let Err(error) = returned {
+                tracing::error!(%error, "what was taken out of the model store could not be put back");
+            }
+        }
+    }
+}
+
+fn back(slot: Slot, at: &Path, from: &Path) -> Result<(), ChangeError> {
+    match rename_new(at, from) {
+        Ok(()) => {
+            slot.remove();
+            sync_after(from.parent().unwrap_or(from));
+            Ok(())
+        }
+        Err(error) => {
+            tracing::error!(
+                %error,
+                at = %at.display(),
+                "what was taken out of the model store cannot be put back; it lies there until the next start"
+            );
+            slot.leave();
+            Err(ChangeError::of(&error))
+        }
+    }
+}
+
+/// Runs work that uses the disk where it does not hold up the runtime.
+pub(super) async fn off_runtime<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ChangeError> + Send + 'static,
+) -> Result<T, ChangeError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|error| {
+        Err(ChangeError::Unavailable {
+            reason: error.to_string(),
+        })
+    })
+}
+
+/// Renames where nothing is, in one step.
+fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        // A file system that cannot do it in one step.
+        Err(Errno::INVAL | Errno::NOSYS) => match fs::symlink_metadata(to) {
+            Err(error) if is_absence(&error) => fs::rename(from, to),
+            _ => Err(Errno::EXIST.into()),
+        },
+        outcome => outcome.map_err(io::Error::from),
+    }
+}
+
+fn exists(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::AlreadyExists | io::ErrorKind::DirectoryNotEmpty
+    )
+}
+
+/// Writes a file whole and to the disk, with the permissions of `like` where that is there.
+fn write(path: &Path, text: &str, like: Option<&Path>) -> io::Result<()> {
+    let mut file = File::create_new(path)?;
+    file.write_all(text.as_bytes())?;
+    if let Some(found) = like.and_then(|like| fs::metadata(like).ok()) {
+        file.set_permissions(found.permissions())?;
+    }
+    file.sync_all()
+}
+
+/// Brings a folder's names to the disk.
+fn sync(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+/// The same after a rename, which is done whether the disk knows it yet or not.
+fn sync_after(folder: &Path) {
+    if let Err(error) = sync(folder) {
+        tracing::warn!(%error, "a change of the model store may not survive a loss of power");
+    }
+}

@@ -1,0 +1,128 @@
+//! Two gateways over one database: what one changes is in force on the other within a second, and across restarts.
+
+use std::time::{Duration, Instant};
+
+use reqwest::{Method, StatusCode};
+use serde_json::json;
+
+use crate::fixture::database::TestDatabase;
+use crate::fixture::gateway::TestGateway;
+use crate::fixture::store::TestStore;
+use crate::fixture::{read, root};
+
+/// Within a second, and a bit more for a machine that is busy with other tests.
+const SOON: Duration = Duration::from_secs(4);
+
+async fn classify(gateway: &TestGateway, secret: &str) -> StatusCode {
+    let picture = read(root().join("model-store/digits/samples/7_a.png"));
+    let request = gateway.anonymous(Method::POST, "/v1/models/digits/classify");
+    let request = request
+        .bearer_auth(secret)
+        .header("content-type", "image/png")
+        .body(picture);
+    gateway.send(request).await.status
+}
+
+async fn becomes(gateway: &TestGateway, secret: &str, wanted: StatusCode) {
+    let since = Instant::now();
+    while classify(gateway, secret).await != wanted {
+        assert!(since.elapsed() < SOON, "it does not become {wanted}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn changes_reach_the_other_replica(database: TestDatabase) {
+    let setting = format!("store.url={}", database.url);
+    let store = TestStore::digits();
+    let one = TestGateway::start(store.path(), &[&setting]).await;
+    let two = TestGateway::start(store.path(), &[&setting]).await;
+    let (id, secret) = one.key(json!({"name": "app"})).await;
+    assert_eq!(
+        classify(&one, &secret).await,
+        StatusCode::OK,
+        "at once where it was made"
+    );
+    becomes(&two, &secret, StatusCode::OK).await;
+    let patch = json!({"requests_per_second": 0.001, "burst": 1});
+    two.admin(Method::PATCH, &format!("/keys/{id}"), Some(patch))
+        .await
+        .assert_ok();
+    becomes(&one, &secret, StatusCode::TOO_MANY_REQUESTS).await;
+    two.admin(Method::DELETE, &format!("/keys/{id}"), None)
+        .await;
+    assert_eq!(classify(&two, &secret).await, StatusCode::UNAUTHORIZED);
+    becomes(&one, &secret, StatusCode::UNAUTHORIZED).await;
+    // Only one of them filled the empty database.
+    let audit = one
+        .admin(Method::GET, "/audit?action=bootstrap", None)
+        .await;
+    assert_eq!(
+        audit.assert_ok()["items"].as_array().expect("items").len(),
+        1
+    );
+}
+
+#[tokio::test]
+async fn changes_reach_the_other_replica_on_sqlite() {
+    changes_reach_the_other_replica(TestDatabase::sqlite()).await;
+}
+
+#[tokio::test]
+async fn changes_reach_the_other_replica_on_postgres() {
+    changes_reach_the_other_replica(TestDatabase::postgres().await).await;
+}
+
+async fn keys_and_quotas_survive_a_restart(database: TestDatabase) {
+    let setting = format!("store.url={}", database.url);
+    let store = TestStore::digits();
+    let mut gateway = TestGateway::start(store.path(), &[&setting]).await;
+    let limits = json!({"name": "app", "images_per_day": 5});
+    let (id, secret) = gateway.key(limits).await;
+    for _ in 0..3 {
+        assert_eq!(classify(&gateway, &secret).await, StatusCode::OK);
+    }
+    gateway.join();
+    let gateway = TestGateway::start(store.path(), &[&setting]).await;
+    let view = gateway
+        .admin(Method::GET, &format!("/keys/{id}"), None)
+        .await;
+    assert_eq!(
+        view.assert_ok()["images_today"],
+        3,
+        "exact across a restart"
+    );
+    for _ in 0..2 {
+        assert_eq!(classify(&gateway, &secret).await, StatusCode::OK);
+    }
+    assert_eq!(
+        classify(&gateway, &secret).await,
+        StatusCode::TOO_MANY_REQUESTS
+    );
+}
+
+#[tokio::test]
+async fn keys_and_quotas_survive_a_restart_on_sqlite() {
+    keys_and_quotas_survive_a_restart(TestDatabase::sqlite()).await;
+}
+
+#[tokio::test]
+async fn keys_and_quotas_survive_a_restart_on_postgres() {
+    keys_and_quotas_survive_a_restart(TestDatabase::postgres().await).await;
+}
+
+#[tokio::test]
+async fn a_quota_is_shared_by_replicas() {
+    let database = TestDatabase::postgres().await;
+    let setting = format!("store.url={}", database.url);
+    let store = TestStore::digits();
+    let one = TestGateway::start(store.path(), &[&setting]).await;
+    let two = TestGateway::start(store.path(), &[&setting]).await;
+    let (_, secret) = one.key(json!({"name": "app", "images_per_day": 4})).await;
+    becomes(&two, &secret, StatusCode::OK).await;
+    for _ in 0..3 {
+        assert_eq!(classify(&one, &secret).await, StatusCode::OK);
+    }
+    // Four were sent, one of them to the other: soon both know.
+    becomes(&two, &secret, StatusCode::TOO_MANY_REQUESTS).await;
+    becomes(&one, &secret, StatusCode::TOO_MANY_REQUESTS).await;
+}
