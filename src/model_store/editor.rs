@@ -18,7 +18,7 @@ use super::manifest::{self, Description};
 use super::observed::is_absence;
 use super::slot::{self, Slot};
 use super::upload::{Staged, Upload, discard};
-use super::{Content, ModelStore as _, name};
+use super::{Content, FileId, ModelStore as _, name};
 use crate::domain::ids::{ModelId, VersionNumber};
 
 /// Uploads at the same time.
@@ -255,6 +255,11 @@ impl StoreEditor {
             write(&beside, &after, Some(&path)).and_then(|()| fs::rename(&beside, &path));
         slot.remove();
         replaced.map_err(|error| ChangeError::of(&error))?;
+        // It is whole: nobody need wait for it to stand still.
+        if let Ok(found) = fs::metadata(&path) {
+            let written = (dir.join(name::MANIFEST), FileId::of(&found), None);
+            self.store.know(model, std::iter::once(written));
+        }
         sync_after(path.parent().unwrap_or(&dir));
         Ok(())
     }

@@ -16,3 +16,4 @@ mod tokens;
 mod uploads;
 mod uploads_refused;
 mod uploads_rough;
+mod uploads_streams;
