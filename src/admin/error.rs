@@ -51,7 +51,9 @@ pub enum AdminError {
     #[error("the gateway is shutting down")]
     Stopping,
     /// The database is away; the cause is logged, not shown.
-    #[error("the database cannot be reached; it may or may not have been done: look before you repeat it")]
+    #[error(
+        "the database cannot be reached; it may or may not have been done: look before you repeat it"
+    )]
     Away(String),
     /// A failure of ours; the cause is logged, not shown.
     #[error("the call could not be carried out")]
