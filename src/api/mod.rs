@@ -21,6 +21,7 @@ mod allow;
 pub mod data;
 pub mod listener;
 pub mod problem;
+mod schema;
 mod security;
 mod standing;
 

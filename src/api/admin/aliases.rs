@@ -11,7 +11,7 @@ use super::AdminPlane;
 use super::call::{Call, Operator, Viewer};
 use super::json::JsonBody;
 use super::models::model_in_path;
-use super::wire::{invalid, page_by_name};
+use super::wire::{Deleted, invalid, page_by_name};
 use crate::admin::{Admin, AdminError};
 use crate::api::problem::ApiError;
 use crate::domain::ids::{Alias, InvalidAlias, VersionNumber};
@@ -56,13 +56,6 @@ enum AliasResponse {
     /// Made
     #[oai(status = 201)]
     Made(Json<AliasView>),
-}
-
-#[derive(ApiResponse)]
-enum Deleted {
-    /// Gone
-    #[oai(status = 204)]
-    Gone,
 }
 
 impl AliasesApi {

@@ -14,7 +14,7 @@ use super::AdminPlane;
 use super::call::{Administrator, Call, Viewer};
 use super::json::{JsonBody, OptionalJson};
 use super::wire::{
-    edit, edit_with, etag, given_time, id, id_in_path, if_match, invalid, page, time,
+    Deleted, edit, edit_with, etag, given_time, id, id_in_path, if_match, invalid, page, time,
 };
 use crate::access::Access;
 use crate::admin::{Admin, KeyPatch, NewKey};
@@ -169,13 +169,6 @@ enum SecretResponse {
     /// Made
     #[oai(status = 201)]
     Made(Json<NewKeyView>, #[oai(header = "ETag")] String),
-}
-
-#[derive(ApiResponse)]
-enum Deleted {
-    /// Gone
-    #[oai(status = 204)]
-    Gone,
 }
 
 impl KeysApi {

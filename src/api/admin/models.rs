@@ -12,7 +12,7 @@ use serde::Deserialize;
 use super::AdminPlane;
 use super::call::{Call, Operator, Viewer};
 use super::json::JsonBody;
-use super::wire::{edit, etag, if_match, invalid, page_by_name};
+use super::wire::{Deleted, edit, etag, if_match, invalid, page_by_name};
 use crate::admin::{Admin, AdminError, ModelPatch, NewModel, mark_of_model};
 use crate::api::data::ModelView;
 use crate::api::problem::ApiError;
@@ -71,13 +71,6 @@ enum ModelResponse {
         #[oai(header = "ETag")] String,
         #[oai(header = "Location")] String,
     ),
-}
-
-#[derive(ApiResponse)]
-enum Deleted {
-    /// Gone
-    #[oai(status = 204)]
-    Gone,
 }
 
 impl ModelsApi {

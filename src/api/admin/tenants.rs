@@ -12,7 +12,7 @@ use serde::Deserialize;
 use super::AdminPlane;
 use super::call::{Administrator, Call, Viewer};
 use super::json::JsonBody;
-use super::wire::{edit, etag, id_in_path, if_match, page, time};
+use super::wire::{Deleted, edit, etag, id_in_path, if_match, page, time};
 use crate::admin::{Admin, NewTenant, TenantPatch};
 use crate::api::problem::ApiError;
 use crate::domain::tenant::Tenant;
@@ -84,13 +84,6 @@ enum TenantResponse {
     /// Made
     #[oai(status = 201)]
     Made(Json<TenantView>, #[oai(header = "ETag")] String),
-}
-
-#[derive(ApiResponse)]
-enum Deleted {
-    /// Gone
-    #[oai(status = 204)]
-    Gone,
 }
 
 impl TenantsApi {

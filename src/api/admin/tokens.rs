@@ -10,7 +10,7 @@ use serde::Deserialize;
 use super::AdminPlane;
 use super::call::{Administrator, Call, Viewer};
 use super::json::JsonBody;
-use super::wire::{given_time, id_in_path, invalid, page, time};
+use super::wire::{Deleted, given_time, id_in_path, invalid, page, time};
 use crate::admin::{Admin, NewToken};
 use crate::api::problem::ApiError;
 use crate::domain::operator::{AdminToken, Role};
@@ -75,13 +75,6 @@ enum Made {
     /// Made
     #[oai(status = 201)]
     Token(Json<NewTokenView>),
-}
-
-#[derive(ApiResponse)]
-enum Deleted {
-    /// Gone
-    #[oai(status = 204)]
-    Gone,
 }
 
 impl TokensApi {

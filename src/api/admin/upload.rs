@@ -5,13 +5,14 @@ use futures_util::StreamExt as _;
 use multer::Multipart;
 use poem::http::{HeaderMap, header};
 use poem::{Body, Request, RequestBody};
-use poem_openapi::registry::{MetaMediaType, MetaRequest, MetaSchema, MetaSchemaRef, Registry};
+use poem_openapi::registry::{MetaRequest, MetaSchema, Registry};
 use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions};
 
 use super::wire::invalid;
 use crate::admin::Incoming;
 use crate::api::data::multipart_refusal;
 use crate::api::problem::{self, ApiError};
+use crate::api::schema::{array_of, binary, media, object};
 use crate::domain::error::ErrorKind;
 
 /// A body that has not been read yet.
@@ -172,33 +173,14 @@ impl<'a> ApiExtractor<'a> for UploadBody {
     }
 }
 
-fn media(content_type: &'static str, schema: MetaSchema) -> MetaMediaType {
-    MetaMediaType {
-        content_type,
-        schema: MetaSchemaRef::Inline(Box::new(schema)),
-    }
-}
-
-fn binary() -> MetaSchema {
-    MetaSchema::new_with_format("string", "binary")
-}
-
 fn form_schema() -> MetaSchema {
-    let inline = |schema| MetaSchemaRef::Inline(Box::new(schema));
-    let files = MetaSchema {
-        items: Some(Box::new(inline(binary()))),
-        ..MetaSchema::new("array")
-    };
-    MetaSchema {
-        properties: vec![
-            ("model", inline(binary())),
-            ("manifest", inline(binary())),
-            ("labels", inline(binary())),
-            ("file", inline(files)),
-        ],
-        required: vec!["model"],
-        ..MetaSchema::new("object")
-    }
+    let fields = [
+        ("model", binary()),
+        ("manifest", binary()),
+        ("labels", binary()),
+        ("file", array_of(binary())),
+    ];
+    object("model", fields.into())
 }
 
 #[cfg(test)]

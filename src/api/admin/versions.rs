@@ -11,7 +11,7 @@ use super::AdminPlane;
 use super::call::{Call, Operator, Viewer};
 use super::models::{given_model, model_in_path};
 use super::upload::UploadBody;
-use super::wire::{etag, if_match, invalid};
+use super::wire::{Deleted, etag, if_match, invalid};
 use crate::admin::{Admin, AdminError, Uploaded, VersionAt};
 use crate::api::data::VersionView;
 use crate::api::problem::{ApiError, CheckView};
@@ -67,13 +67,6 @@ enum VersionResponse {
     /// The version
     #[oai(status = 200)]
     Is(Json<VersionView>, #[oai(header = "ETag")] String),
-}
-
-#[derive(ApiResponse)]
-enum Deleted {
-    /// Gone
-    #[oai(status = 204)]
-    Gone,
 }
 
 impl VersionsApi {

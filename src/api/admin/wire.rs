@@ -6,6 +6,7 @@ use std::time::Duration;
 use chrono::{DateTime, SecondsFormat, Utc};
 use poem::Request;
 use poem::http::header;
+use poem_openapi::ApiResponse;
 use poem_openapi::types::MaybeUndefined;
 use uuid::Uuid;
 
@@ -73,6 +74,14 @@ pub(super) fn given_time(field: &str, text: &str) -> Result<DateTime<Utc>, ApiEr
 /// A request that cannot be understood.
 pub(super) fn invalid(reason: impl Into<String>) -> ApiError {
     ApiError::new(ErrorKind::BadRequest, reason)
+}
+
+/// The answer to a deletion.
+#[derive(ApiResponse)]
+pub(super) enum Deleted {
+    /// Gone
+    #[oai(status = 204)]
+    Gone,
 }
 
 /// Items of a page where the caller does not say.

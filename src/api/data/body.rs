@@ -6,10 +6,11 @@ use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt as _};
 use poem::http::{HeaderMap, header};
 use poem::{Body, Request, RequestBody};
-use poem_openapi::registry::{MetaMediaType, MetaRequest, MetaSchema, MetaSchemaRef, Registry};
+use poem_openapi::registry::{MetaRequest, MetaSchema, Registry};
 use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions};
 
 use crate::api::problem::{self, ApiError};
+use crate::api::schema::{array_of, binary, media, object};
 use crate::classify::{InflightBudget, Reservation};
 use crate::domain::error::ErrorKind;
 
@@ -278,37 +279,6 @@ impl<'a, const BATCH: bool> ApiExtractor<'a> for PictureBody<BATCH> {
             body: body.take()?,
             headers: request.headers().clone(),
         })
-    }
-}
-
-fn media(content_type: &'static str, schema: MetaSchema) -> MetaMediaType {
-    MetaMediaType {
-        content_type,
-        schema: MetaSchemaRef::Inline(Box::new(schema)),
-    }
-}
-
-fn binary() -> MetaSchema {
-    MetaSchema::new_with_format("string", "binary")
-}
-
-fn array_of(schema: MetaSchema) -> MetaSchema {
-    let items = Some(Box::new(MetaSchemaRef::Inline(Box::new(schema))));
-    MetaSchema {
-        items,
-        ..MetaSchema::new("array")
-    }
-}
-
-fn object(required: &'static str, properties: Vec<(&'static str, MetaSchema)>) -> MetaSchema {
-    let properties = properties
-        .into_iter()
-        .map(|(name, schema)| (name, MetaSchemaRef::Inline(Box::new(schema))))
-        .collect();
-    MetaSchema {
-        properties,
-        required: vec![required],
-        ..MetaSchema::new("object")
     }
 }
 
