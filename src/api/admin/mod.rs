@@ -5,15 +5,17 @@ use std::collections::HashMap;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use poem::Response;
 use poem::endpoint::BoxEndpoint;
-use poem::http::Method;
+use poem::http::{HeaderValue, Method, StatusCode, header};
+use poem::{Endpoint as _, EndpointExt as _, Response};
 use poem_openapi::registry::{MetaApi, Registry};
 use poem_openapi::{OpenApi, OpenApiService};
 use tokio_util::sync::CancellationToken;
 
 use super::DataPlane;
 use super::data::HealthApi;
+use super::listener::RequestId;
+use super::problem;
 use crate::access::Access;
 use crate::admin::Admin;
 
@@ -100,4 +102,37 @@ impl<A: OpenApi> OpenApi for Described<A> {
 #[must_use]
 pub fn routes(plane: &AdminPlane) -> BoxEndpoint<'static, Response> {
     super::plane_routes(service(apis(plane)), &plane.access)
+        .around(|endpoint, request| async move {
+            let is_get = request.method() == Method::GET;
+            let response = endpoint.call(request).await?;
+            Ok(if is_get {
+                tagged(response).await
+            } else {
+                response
+            })
+        })
+        .boxed()
+}
+
+/// Gives what is read an entity tag where its resource has none of its own: lists, tokens, the status.
+async fn tagged(mut response: Response) -> Response {
+    let headers = response.headers();
+    let is_json = headers
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|value| value.as_bytes().starts_with(b"application/json"));
+    if response.status() != StatusCode::OK || !is_json || headers.contains_key(header::ETAG) {
+        return response;
+    }
+    match response.take_body().into_bytes().await {
+        Ok(body) => {
+            let tag = wire::weak_etag(&body);
+            if let Ok(value) = HeaderValue::from_str(&tag) {
+                response.headers_mut().insert(header::ETAG, value);
+            }
+            response.set_body(body);
+            response
+        }
+        // It was made in memory: there is nothing that could fail.
+        Err(error) => problem::response(error.into(), RequestId(uuid::Uuid::now_v7())),
+    }
 }

@@ -8,11 +8,13 @@ use poem::Request;
 use poem::http::header;
 use poem_openapi::ApiResponse;
 use poem_openapi::types::MaybeUndefined;
+use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 use crate::admin::{AdminError, Edit, Page};
 use crate::api::problem::ApiError;
 use crate::domain::error::ErrorKind;
+use crate::domain::ids::Digest;
 
 impl From<AdminError> for ApiError {
     fn from(error: AdminError) -> Self {
@@ -140,6 +142,13 @@ pub(super) fn edit_with<T, U>(
 /// The `ETag` of a version.
 pub(super) fn etag(version: i64) -> String {
     format!("\"{version}\"")
+}
+
+/// The weak `ETag` of a body that has no version: the beginning of its SHA-256.
+pub(super) fn weak_etag(body: &[u8]) -> String {
+    let hash = Digest::from_bytes(Sha256::digest(body).into()).to_string();
+    let digits = hash.trim_start_matches("sha256:");
+    format!("W/\"{}\"", digits.get(..16).unwrap_or(digits))
 }
 
 /// The version that `If-Match` asks for; `None` where any will do. Of several the caller cannot mean one.

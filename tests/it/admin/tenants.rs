@@ -189,6 +189,22 @@ async fn lists_are_read_page_by_page() {
     let wanted: Vec<String> = (0..7).map(|number| format!("tenant {number}")).collect();
     assert_eq!(names[0], "default");
     assert_eq!(names[1..], wanted);
+    for path in [
+        "/tenants", "/keys", "/tokens", "/models", "/audit", "/status",
+    ] {
+        let listed = gateway.admin(Method::GET, path, None).await;
+        listed.assert_ok();
+        let tag = listed.header("etag");
+        assert!(tag.ends_with('"'), "{path} has no entity tag: {tag}");
+    }
+    let (one, same) = (
+        gateway.admin(Method::GET, "/tenants", None).await,
+        gateway.admin(Method::GET, "/tenants", None).await,
+    );
+    assert_eq!(one.header("etag"), same.header("etag"));
+    gateway.tenant("one more").await;
+    let other = gateway.admin(Method::GET, "/tenants", None).await;
+    assert_ne!(one.header("etag"), other.header("etag"));
     for query in ["limit=0", "limit=1001", "limit=x", "after=x"] {
         let answer = gateway
             .admin(Method::GET, &format!("/tenants?{query}"), None)
