@@ -1,7 +1,6 @@
 //! Follows the store: what other replicas change is in force here within a second, what this one changes at once; and what
 //! keys have used goes back. The request path never asks the store: it is served from what was last heard of it.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,9 +11,8 @@ use tokio_util::sync::CancellationToken;
 use super::EventBus;
 use crate::access::Access;
 use crate::domain::clock::Clock;
-use crate::domain::ids::ModelId;
 use crate::models::ModelManager;
-use crate::store::{ModelWish, Store, StoreError};
+use crate::store::{Store, StoreError};
 
 /// How often the store is asked whether something changed.
 const ASK_EVERY: Duration = Duration::from_millis(400);
@@ -114,14 +112,6 @@ impl Follower {
             contact.revision = changes.revision;
         }
         Ok(())
-    }
-
-    /// What is wanted of models, as the store has it now.
-    ///
-    /// # Errors
-    /// When the store is away.
-    pub async fn wishes(&self) -> Result<BTreeMap<ModelId, ModelWish>, StoreError> {
-        self.store.wishes().await
     }
 
     /// Notes whether the store answered; says so in the log when that changes.
