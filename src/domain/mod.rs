@@ -8,6 +8,7 @@ pub mod ids;
 pub mod manifest;
 pub mod operator;
 pub mod picture;
+pub mod prediction;
 pub mod preset;
 pub mod rollout;
 pub mod scores;

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::sqlite::{
+    SqliteAutoVacuum, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous,
+};
 use sqlx::{
     AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, PgPool, Postgres, Sqlite,
     SqlitePool,
@@ -113,7 +115,8 @@ async fn migrate_postgres(config: &StoreConfig) -> Result<Migrated, StoreError> 
 }
 
 async fn migrate_sqlite(config: &StoreConfig) -> Result<Migrated, StoreError> {
-    let options = sqlite_options(config)?;
+    // Counts in a new file alone: what old predictions took can be given back piece by piece.
+    let options = sqlite_options(config)?.auto_vacuum(SqliteAutoVacuum::Incremental);
     make_file(options.get_filename()).await?;
     let mut connection = match options.connect().await {
         Ok(connection) => connection,

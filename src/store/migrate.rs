@@ -37,7 +37,7 @@ macro_rules! embedded {
 }
 
 /// All migrations, in order.
-const MIGRATIONS: [Embedded; 1] = embedded!["0001_tenants_keys_and_operators"];
+const MIGRATIONS: [Embedded; 2] = embedded!["0001_tenants_keys_and_operators", "0002_predictions"];
 
 impl Embedded {
     /// `0001_some_words` is the migration 1, "some words".

@@ -1,6 +1,7 @@
 //! Rows of both databases as things of the domain. What a row holds that the domain does not know is a failure, said by name.
 
 use std::fmt;
+use std::num::NonZeroU64;
 use std::str::FromStr;
 
 use chrono::{DateTime, Utc};
@@ -11,7 +12,9 @@ use sqlx::{Error, FromRow, Row as _};
 use trait_gen::trait_gen;
 
 use crate::domain::api_key::{ApiKey, KeyLimits};
+use crate::domain::ids::VersionNumber;
 use crate::domain::operator::{AdminToken, AuditEntry};
+use crate::domain::prediction::{Answer, AnsweredBy, Asked, PictureFacts, Prediction, Spent};
 use crate::domain::secret::SecretHash;
 use crate::domain::tenant::{KeyId, Tenant, TenantId, TokenId};
 
@@ -28,6 +31,11 @@ macro_rules! columns {
     };
     (admin_tokens) => {
         "id, name, secret_hash, hint, role, expires_at, created_at, last_used_at"
+    };
+    (predictions) => {
+        "day, request_id, \"index\", tenant_id, key_id, model, version, digest, arm, picture_digest, bytes, \
+         format, width, height, class, confidence, classes, cached, decode_ms, queue_ms, inference_ms, \
+         total_ms, status, code, trace_id, client_request_id, at"
     };
     (audit) => {
         "id, at, actor, token_id, action, target, value_before, value_after, address, request_id"
@@ -134,6 +142,87 @@ impl FromRow<'_, R> for Found<AuditEntry> {
             request_id: row.try_get("request_id")?,
         }))
     }
+}
+
+#[trait_gen(R -> PgRow, SqliteRow)]
+impl FromRow<'_, R> for Found<Prediction> {
+    fn from_row(row: &R) -> Result<Self, Error> {
+        let index: i64 = row.try_get("index")?;
+        let version: Option<i64> = row.try_get("version")?;
+        let digest: Option<&str> = row.try_get("digest")?;
+        let picture: Option<&str> = row.try_get("picture_digest")?;
+        let bytes: Option<i64> = row.try_get("bytes")?;
+        let (width, height): (Option<i64>, Option<i64>) =
+            (row.try_get("width")?, row.try_get("height")?);
+        let classes: Option<&str> = row.try_get("classes")?;
+        let class: Option<String> = row.try_get("class")?;
+        let confidence: Option<f64> = row.try_get("confidence")?;
+        let status: i64 = row.try_get("status")?;
+        let answered_by = version.zip(digest).map(|(version, digest)| {
+            Ok::<_, Error>(AnsweredBy {
+                version: number(version)?,
+                digest: word(digest)?,
+                arm: row.try_get("arm")?,
+            })
+        });
+        let picture = picture.zip(bytes).map(|(digest, bytes)| {
+            let size = width.zip(height).map(|(width, height)| {
+                let side = |side| u32::try_from(side).map_err(strange);
+                Ok::<_, Error>((side(width)?, side(height)?))
+            });
+            Ok::<_, Error>(PictureFacts {
+                digest: word(digest)?,
+                bytes: bytes.cast_unsigned(),
+                format: row.try_get("format")?,
+                size: size.transpose()?,
+            })
+        });
+        let answer = class.zip(confidence).map(|(class, confidence)| {
+            let classes = classes.unwrap_or("[]");
+            Ok::<_, Error>(Answer {
+                class,
+                confidence: single(confidence),
+                classes: serde_json::from_str(classes).map_err(strange)?,
+            })
+        });
+        Ok(Self(Prediction {
+            asked: Asked {
+                request_id: row.try_get("request_id")?,
+                tenant: TenantId(row.try_get("tenant_id")?),
+                key: KeyId(row.try_get("key_id")?),
+                client_request_id: row.try_get("client_request_id")?,
+                trace_id: row.try_get("trace_id")?,
+            },
+            index: u32::try_from(index).map_err(strange)?,
+            model: word(row.try_get("model")?)?,
+            answered_by: answered_by.transpose()?,
+            picture: picture.transpose()?,
+            answer: answer.transpose()?,
+            cached: row.try_get("cached")?,
+            timings: Spent {
+                decode: row.try_get("decode_ms")?,
+                queue: row.try_get("queue_ms")?,
+                inference: row.try_get("inference_ms")?,
+                total: row.try_get("total_ms")?,
+            },
+            status: u16::try_from(status).map_err(strange)?,
+            code: row.try_get("code")?,
+        }))
+    }
+}
+
+/// A column that was written from an `f32`.
+#[expect(clippy::cast_possible_truncation, reason = "it was an f32")]
+fn single(number: f64) -> f32 {
+    number as f32
+}
+
+/// A version's number as the database keeps it, see [`signed`].
+pub(super) fn number(kept: i64) -> Result<VersionNumber, Error> {
+    let number = NonZeroU64::new(kept.cast_unsigned());
+    number
+        .map(VersionNumber::from)
+        .ok_or_else(|| strange("a version is not 0"))
 }
 
 /// Numbers that may be beyond `i64` are kept as its two's complement: nothing compares them in SQL.

@@ -1,13 +1,12 @@
 //! What operators want of models, in the database.
 
 use std::collections::BTreeMap;
-use std::num::NonZeroU64;
 
 use async_trait::async_trait;
 use sqlx::{Postgres, Row as _, Sqlite, query, query_scalar};
 use trait_gen::trait_gen;
 
-use super::rows::strange;
+use super::rows::{number, strange};
 use super::sql_store::{Change, SqlStore};
 use super::{ModelWish, StoreError, WishStore};
 use crate::domain::ids::{ModelId, VersionNumber};
@@ -193,12 +192,4 @@ impl Change<Db> {
             .await?;
         Ok(())
     }
-}
-
-/// A version's number as the database keeps it, see [`super::rows::signed`].
-fn number(kept: i64) -> Result<VersionNumber, sqlx::Error> {
-    let number = NonZeroU64::new(kept.cast_unsigned());
-    number
-        .map(VersionNumber::from)
-        .ok_or_else(|| strange("a version is not 0"))
 }

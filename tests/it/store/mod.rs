@@ -34,6 +34,7 @@ mod keys;
 mod migrations;
 mod outage;
 mod outage_of_file;
+mod predictions;
 mod tenants;
 mod tokens;
 mod usage;
