@@ -15,6 +15,7 @@ mod limits;
 mod live;
 mod model_store;
 mod planned;
+mod predictions;
 mod server;
 mod sources;
 mod store;
@@ -29,6 +30,7 @@ pub use limits::LimitsConfig;
 pub use live::{Live, Reloaded, Reloader};
 pub use model_store::{ModelStoreConfig, Poll};
 pub use planned::{ArchiveConfig, CallbacksConfig};
+pub use predictions::PredictionsConfig;
 pub use server::ServerConfig;
 pub use sources::{ADMIN_TOKEN, Environment};
 pub use store::{Database, StoreConfig};
@@ -59,6 +61,8 @@ pub struct Config {
     pub backend: BackendConfig,
     /// Logs.
     pub telemetry: TelemetryConfig,
+    /// The prediction log.
+    pub predictions: PredictionsConfig,
     /// The archive of pictures.
     pub archive: ArchiveConfig,
     /// Callbacks.
@@ -161,6 +165,7 @@ impl Config {
         self.telemetry.validate()?;
         self.admin.validate()?;
         self.store.validate()?;
+        self.predictions.validate()?;
         self.archive.validate()?;
         self.bootstrap.validate()?;
         for (key, id) in self
@@ -301,6 +306,11 @@ mod tests {
                 &[],
                 &["admin.listen=nonsense"],
                 ["admin.listen", "address:port"],
+            ),
+            (
+                &[],
+                &["predictions.spool_max_bytes=1"],
+                ["predictions.spool_max_bytes", "at least"],
             ),
             (
                 &[],

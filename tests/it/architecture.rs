@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::fixture::root;
 
 /// Room → rooms it may import. `app`, `cli`, `lifecycle` and `main` may import all and are imported by none below.
-const MAY_IMPORT: [(&str, &[&str]); 13] = [
+const MAY_IMPORT: [(&str, &[&str]); 14] = [
     ("domain", &[]),
     ("config", &["domain"]),
     ("telemetry", &["config", "domain"]),
@@ -29,6 +29,7 @@ const MAY_IMPORT: [(&str, &[&str]); 13] = [
         ],
     ),
     ("access", &["domain", "store", "config", "telemetry"]),
+    ("predictions", &["domain", "store", "config", "telemetry"]),
     (
         "admin",
         &[
@@ -37,6 +38,7 @@ const MAY_IMPORT: [(&str, &[&str]); 13] = [
             "models",
             "model_store",
             "access",
+            "predictions",
             "config",
             "telemetry",
         ],
@@ -48,6 +50,7 @@ const MAY_IMPORT: [(&str, &[&str]); 13] = [
             "vision",
             "models",
             "engine",
+            "predictions",
             "config",
             "telemetry",
         ],
@@ -60,6 +63,7 @@ const MAY_IMPORT: [(&str, &[&str]); 13] = [
             "telemetry",
             "access",
             "classify",
+            "predictions",
             "admin",
             "models",
         ],

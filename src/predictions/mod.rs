@@ -1,0 +1,18 @@
+//! The prediction log: what was answered to whom, one record a picture. Nothing is lost, and nobody waits for a database.
+//!
+//! `classify` hands records to [`PredictionLog`], which has them in a file (the spool) before the answer leaves; the
+//! [`PredictionWriter`] takes them to the store; [`Predictions`] reads both. Knows no HTTP and no model.
+
+mod log;
+mod reading;
+mod record;
+mod retention;
+mod spool;
+mod writer;
+
+pub use log::{LogError, LogStatus, PredictionLog};
+pub use reading::{Page, Predictions, ReadError};
+pub use retention::Retention;
+pub use writer::PredictionWriter;
+
+pub use crate::store::{PredictionFilter, PredictionMark};
