@@ -119,8 +119,13 @@ pub(crate) fn post(route: &str, picture: &[u8]) -> Arc<[u8]> {
 
 /// The request that sends `picture` to `route`, with this key.
 pub(crate) fn post_as(key: &str, route: &str, picture: &[u8]) -> Arc<[u8]> {
+    post_with(key, route, "", picture)
+}
+
+/// The same with lines of its own in the head, each with its end.
+pub(crate) fn post_with(key: &str, route: &str, lines: &str, picture: &[u8]) -> Arc<[u8]> {
     let head = format!(
-        "POST {route} HTTP/1.1\r\nHost: bench\r\nX-API-Key: {key}\r\n\
+        "POST {route} HTTP/1.1\r\nHost: bench\r\nX-API-Key: {key}\r\n{lines}\
          Content-Type: application/octet-stream\r\nContent-Length: {}\r\n\r\n",
         picture.len()
     );

@@ -17,7 +17,7 @@ const MOST: usize = 2000;
 const LEAST: usize = 50;
 
 /// How long it is waited for more to come, so that not every prediction is a transaction.
-const GATHER: Duration = Duration::from_millis(100);
+const GATHER: Duration = Duration::from_millis(300);
 
 /// Pauses between two tries while the database is away.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
