@@ -18,6 +18,7 @@ use crate::api::{self, DataPlane};
 use crate::backend::ort::{LibrarySearch, OrtBackend};
 use crate::backend::tract::TractBackend;
 use crate::backend::{Backend, OrtStatus};
+use crate::callbacks::{CallbackError, Outbox};
 use crate::classify::{Classifier, ClassifierConfig, InflightBudget};
 use crate::config::{
     Config, ConfigError, Environment, Reloaded, Reloader, Secret, ServerConfig, Sources,
@@ -49,6 +50,9 @@ pub enum AppError {
     /// The empty database could not be filled.
     #[error("the first key and token could not be made: {}", .0.cause().unwrap_or_default())]
     First(AdminError),
+    /// There is nothing to send callbacks with.
+    #[error(transparent)]
+    Callbacks(#[from] CallbackError),
     /// The models cannot be read.
     #[error(transparent)]
     Models(#[from] ManagerError),
@@ -100,6 +104,7 @@ pub struct App {
     pub(crate) classifier: Arc<Classifier>,
     pub(crate) operations: Arc<Admin>,
     pub(crate) follower: Arc<Follower>,
+    pub(crate) outbox: Arc<Outbox>,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) settings: Arc<Settings>,
     pub(crate) data: Plane,
@@ -159,11 +164,13 @@ impl App {
             budget: classifier.budget().clone(),
         });
         let closing = CancellationToken::new();
+        let outbox = outbox(&config, &store, edges).await?;
         let operations = Arc::new(Admin::new(
             Arc::clone(&store),
             Arc::clone(&manager),
             editor,
             Arc::clone(&follower),
+            Arc::clone(&outbox),
             Arc::clone(&settings) as Arc<dyn Reload>,
             Arc::clone(&edges.clock),
         ));
@@ -179,6 +186,7 @@ impl App {
             classifier,
             operations,
             follower,
+            outbox,
             store,
             settings,
             data: Plane {
@@ -262,6 +270,18 @@ impl Reload for Settings {
         }
         Ok(reloaded)
     }
+}
+
+/// What sends callbacks. Reading the machine's certificates takes a moment.
+async fn outbox(
+    config: &Config,
+    store: &Arc<dyn Store>,
+    edges: &Edges,
+) -> Result<Arc<Outbox>, AppError> {
+    let (store, clock) = (Arc::clone(store), Arc::clone(&edges.clock));
+    let settings = config.callbacks.clone();
+    let outbox = blocking(move || Outbox::new(store, clock, &settings)).await?;
+    Ok(Arc::new(outbox?))
 }
 
 /// The sockets of the data plane and of the admin plane, which speaks no TLS.

@@ -24,6 +24,7 @@ pub async fn run_until_stopped(app: App, signals: impl Stream<Item = ()>) {
         classifier,
         operations,
         follower,
+        outbox,
         store,
         settings,
         data,
@@ -36,6 +37,9 @@ pub async fn run_until_stopped(app: App, signals: impl Stream<Item = ()>) {
     let (last, tasks) = (CancellationToken::new(), TaskTracker::new());
     tasks.spawn(follower.follow(last.clone()));
     tasks.spawn(Arc::clone(&operations).announce_versions(last.clone()));
+    tasks.spawn(Arc::clone(&operations).tell_tenants(last.clone()));
+    tasks.spawn(Arc::clone(&outbox).work(last.clone()));
+    tasks.spawn(outbox.prune(last.clone()));
     tasks.spawn(watch_settings(Arc::clone(&settings), last.clone()));
     tasks.spawn(admin.serve(last.clone(), abort.clone()));
     let serving = data.serve(closing.clone(), abort.clone());

@@ -1,4 +1,4 @@
-//! The operators' use cases: tenants, keys, tokens, models, the audit, and what happens.
+//! The operators' use cases: tenants, keys, tokens, models, callbacks, the audit, and what happens.
 //!
 //! Called by `api` with an [`Actor`] whose role was checked there. Each change goes to the store with its audit entry, and is
 //! in force here before the call returns. Knows no HTTP.
@@ -8,6 +8,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use tokio_util::task::TaskTracker;
 
+use crate::callbacks::Outbox;
 use crate::domain::clock::Clock;
 use crate::model_store::StoreEditor;
 use crate::models::ModelManager;
@@ -17,6 +18,7 @@ mod actor;
 mod aliases;
 mod announcer;
 mod audit;
+mod callbacks;
 mod error;
 mod events;
 mod first;
@@ -43,7 +45,7 @@ pub use tokens::NewToken;
 pub use uploads::{Incoming, IncomingPart, Uploaded};
 pub use versions::VersionAt;
 
-pub use crate::store::{AuditFilter, Listing, Page};
+pub use crate::store::{AuditFilter, DeliveryFilter, Listing, Page};
 
 /// What operators do.
 pub struct Admin {
@@ -55,6 +57,7 @@ pub struct Admin {
     /// Changes that go on to their end, whoever still waits for them.
     tasks: TaskTracker,
     follower: Arc<Follower>,
+    outbox: Arc<Outbox>,
     settings: Arc<dyn Reload>,
     events: EventBus,
     clock: Arc<dyn Clock>,
@@ -69,6 +72,7 @@ impl Admin {
         manager: Arc<ModelManager>,
         editor: StoreEditor,
         follower: Arc<Follower>,
+        outbox: Arc<Outbox>,
         settings: Arc<dyn Reload>,
         clock: Arc<dyn Clock>,
     ) -> Self {
@@ -80,6 +84,7 @@ impl Admin {
             tasks: TaskTracker::new(),
             events: follower.events(),
             follower,
+            outbox,
             settings,
             started_at: clock.now(),
             clock,

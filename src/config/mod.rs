@@ -10,6 +10,7 @@ mod admin;
 mod backend;
 mod bootstrap;
 mod cache;
+mod callbacks;
 mod duration;
 mod limits;
 mod live;
@@ -24,11 +25,12 @@ pub use admin::AdminConfig;
 pub use backend::{BackendConfig, EXECUTION_PROVIDERS};
 pub use bootstrap::{BootstrapConfig, Secret};
 pub use cache::CacheConfig;
+pub use callbacks::CallbacksConfig;
 pub use duration::Seconds;
 pub use limits::LimitsConfig;
 pub use live::{Live, Reloaded, Reloader};
 pub use model_store::{ModelStoreConfig, Poll};
-pub use planned::{ArchiveConfig, CallbacksConfig};
+pub use planned::ArchiveConfig;
 pub use server::ServerConfig;
 pub use sources::{ADMIN_TOKEN, Environment};
 pub use store::{Database, StoreConfig};
@@ -162,6 +164,7 @@ impl Config {
         self.admin.validate()?;
         self.store.validate()?;
         self.archive.validate()?;
+        self.callbacks.validate()?;
         self.bootstrap.validate()?;
         for (key, id) in self
             .default_model

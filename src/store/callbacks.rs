@@ -10,8 +10,8 @@ use super::error::refusal;
 use super::rows::{Found, columns};
 use super::sql_store::SqlStore;
 use super::{
-    AfterAttempt, CallbackStore, DeliveryFilter, DueDelivery, Lease, LeasedDelivery, Listing, Page,
-    StoreError, Subscriber, Telling,
+    AfterAttempt, Busy, CallbackStore, DeliveryFilter, DueDelivery, Lease, LeasedDelivery, Listing,
+    Page, StoreError, Subscriber, Telling,
 };
 use crate::domain::callback::{
     Attempt, CallbackSecret, Delivery, DeliveryState, EventKind, NewDelivery,
@@ -107,33 +107,45 @@ impl CallbackStore for SqlStore<Db> {
     async fn due_deliveries(
         &self,
         now: DateTime<Utc>,
-        busy: &[i64],
+        busy: &Busy,
         limit: u32,
     ) -> Result<Vec<DueDelivery>, StoreError> {
         self.within(async {
             let mut select = QueryBuilder::<Db>::new(
-                "SELECT id, lane FROM callback_deliveries WHERE state = 'pending' AND next_attempt_at <= ",
+                "SELECT id, tenant_id, lane FROM callback_deliveries WHERE state = 'pending' AND next_attempt_at <= ",
             );
             select.push_bind(now);
             select.push(" AND (leased_until IS NULL OR leased_until <= ");
             select.push_bind(now);
             select.push(")");
-            if !busy.is_empty() {
+            if !busy.lanes.is_empty() {
                 select.push(" AND lane NOT IN (");
                 let mut lanes = select.separated(", ");
-                for &lane in busy {
+                for &lane in &busy.lanes {
                     lanes.push_bind(lane);
+                }
+                select.push(")");
+            }
+            if !busy.tenants.is_empty() {
+                select.push(" AND tenant_id NOT IN (");
+                let mut tenants = select.separated(", ");
+                for tenant in &busy.tenants {
+                    tenants.push_bind(tenant.0);
                 }
                 select.push(")");
             }
             select.push(" ORDER BY next_attempt_at LIMIT ");
             select.push_bind(i64::from(limit));
-            let rows: Vec<(Uuid, i64)> = select
+            let rows: Vec<(Uuid, Uuid, i64)> = select
                 .build_query_as()
                 .persistent(false)
                 .fetch_all(&self.readers)
                 .await?;
-            let due = |(id, lane)| DueDelivery { id, lane };
+            let due = |(id, tenant, lane)| DueDelivery {
+                id,
+                tenant: TenantId(tenant),
+                lane,
+            };
             Ok(rows.into_iter().map(due).collect())
         })
         .await

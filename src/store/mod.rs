@@ -381,8 +381,19 @@ pub struct DeliveryFilter {
 pub struct DueDelivery {
     /// Its id.
     pub id: Uuid,
+    /// Who is told.
+    pub tenant: TenantId,
     /// Its host, see [`NewDelivery::lane`].
     pub lane: i64,
+}
+
+/// Whose deliveries are left alone, as they have all the places they may have.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Busy {
+    /// Hosts.
+    pub lanes: Vec<i64>,
+    /// Tenants.
+    pub tenants: Vec<TenantId>,
 }
 
 /// For whom a replica takes deliveries, and until when nobody else does.
@@ -462,11 +473,11 @@ pub trait CallbackStore: Send + Sync {
     /// Whom events may concern, once for each of the tenants' keys that is valid now and unlike the others.
     async fn subscribers(&self, now: DateTime<Utc>) -> Result<Vec<Subscriber>, StoreError>;
 
-    /// The `limit` deliveries that have been due for the longest and that nobody has, but for those in `busy` lanes.
+    /// The `limit` deliveries that have been due for the longest and that nobody has, but for those of the `busy`.
     async fn due_deliveries(
         &self,
         now: DateTime<Utc>,
-        busy: &[i64],
+        busy: &Busy,
         limit: u32,
     ) -> Result<Vec<DueDelivery>, StoreError>;
     /// Takes those of the deliveries that are still due and that nobody has.

@@ -22,6 +22,8 @@ use crate::admin::Admin;
 mod aliases;
 mod audit;
 mod call;
+mod callback_secrets;
+mod callbacks;
 mod gateway;
 mod json;
 mod keys;
@@ -47,11 +49,13 @@ pub struct AdminPlane {
 
 type AdminApis = (
     tenants::TenantsApi,
+    callback_secrets::CallbackSecretsApi,
     keys::KeysApi,
     tokens::TokensApi,
     models::ModelsApi,
     versions::VersionsApi,
     aliases::AliasesApi,
+    callbacks::CallbacksApi,
     audit::AuditApi,
     gateway::GatewayApi,
     HealthApi,
@@ -60,11 +64,13 @@ type AdminApis = (
 fn apis(plane: &AdminPlane) -> AdminApis {
     (
         tenants::TenantsApi::new(plane),
+        callback_secrets::CallbackSecretsApi::new(plane),
         keys::KeysApi::new(plane),
         tokens::TokensApi::new(plane),
         models::ModelsApi::new(plane),
         versions::VersionsApi::new(plane),
         aliases::AliasesApi::new(plane),
+        callbacks::CallbacksApi::new(plane),
         audit::AuditApi::new(plane),
         gateway::GatewayApi::new(plane),
         HealthApi::new(&plane.data),
@@ -73,7 +79,9 @@ fn apis(plane: &AdminPlane) -> AdminApis {
 
 fn service<A: OpenApi>(apis: A) -> OpenApiService<A, ()> {
     OpenApiService::new(apis, "Lensgate admin plane", env!("CARGO_PKG_VERSION"))
-        .description("Operate the gateway: tenants, keys, tokens, models, and what happened.")
+        .description(
+            "Operate the gateway: tenants, keys, tokens, models, callbacks, and what happened.",
+        )
         .license(poem_openapi::LicenseObject::new("Apache-2.0"))
 }
 

@@ -17,6 +17,7 @@ fn operations(document: &Value) -> Vec<(Method, String)> {
             .replace("{model}", "digits")
             .replace("{version}", "1")
             .replace("{alias}", "stable")
+            .replace("{secret_id}", "0199bbbb-0000-7000-8000-000000000000")
             .replace("{id}", "0199aaaa-0000-7000-8000-000000000000");
         assert!(
             !path.contains('{'),
