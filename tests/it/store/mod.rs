@@ -28,6 +28,7 @@ macro_rules! contract {
 }
 
 mod audit;
+mod callbacks;
 mod changes;
 mod changes_many;
 mod keys;
