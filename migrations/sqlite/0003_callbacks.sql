@@ -24,7 +24,9 @@ CREATE TABLE callback_deliveries (
     last_error TEXT,
     finished_at TEXT
 ) STRICT;
-CREATE INDEX callback_deliveries_due ON callback_deliveries (next_attempt_at, lane) WHERE state = 'pending';
+-- All that is looked at to choose what is due, so that many that wait for a slow host cost little.
+CREATE INDEX callback_deliveries_due ON callback_deliveries (next_attempt_at, lane, tenant_id, leased_until, id)
+    WHERE state = 'pending';
 CREATE INDEX callback_deliveries_finished ON callback_deliveries (finished_at) WHERE finished_at IS NOT NULL;
 CREATE INDEX callback_deliveries_by_tenant ON callback_deliveries (tenant_id, id);
 

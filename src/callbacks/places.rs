@@ -114,7 +114,7 @@ fn full<K: Copy>(taken: &HashMap<K, usize>, most: usize) -> Vec<K> {
     full.map(|(&key, _)| key).collect()
 }
 
-fn less<K: Eq + Hash>(taken: &mut HashMap<K, usize>, key: K) {
+fn less<K: Copy + Eq + Hash>(taken: &mut HashMap<K, usize>, key: K) {
     if let Some(count) = taken.get_mut(&key) {
         *count = count.saturating_sub(1);
         if *count == 0 {

@@ -47,7 +47,7 @@ impl Default for CallbacksConfig {
 }
 
 /// What nobody means to wait for.
-const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
+const LONGEST: Duration = Duration::from_hours(366 * 24);
 
 /// One attempt holds a place for so long at most.
 const LONGEST_ATTEMPT: Duration = Duration::from_mins(5);

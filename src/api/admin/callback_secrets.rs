@@ -77,10 +77,10 @@ impl CallbackSecretsApi {
     }
 }
 
-#[OpenApi(prefix_path = "/admin/v1/tenants/:id/callback-secrets")]
+#[OpenApi(prefix_path = "/admin/v1/tenants")]
 impl CallbackSecretsApi {
     /// The secrets that sign a tenant's callbacks, without what signs
-    #[oai(path = "/", method = "get")]
+    #[oai(path = "/:id/callback-secrets", method = "get")]
     async fn list(
         &self,
         _call: Call<Viewer>,
@@ -95,7 +95,7 @@ impl CallbackSecretsApi {
     }
 
     /// Make another secret; it is in the answer and nowhere else, and signs from now on
-    #[oai(path = "/", method = "post")]
+    #[oai(path = "/:id/callback-secrets", method = "post")]
     async fn create(
         &self,
         call: Call<Administrator>,
@@ -115,7 +115,7 @@ impl CallbackSecretsApi {
     }
 
     /// Delete a secret: it signs nothing from now on
-    #[oai(path = "/:secret_id", method = "delete")]
+    #[oai(path = "/:id/callback-secrets/:secret_id", method = "delete")]
     async fn delete(
         &self,
         call: Call<Administrator>,

@@ -100,7 +100,6 @@ impl CallbacksApi {
 impl CallbacksApi {
     /// Callbacks, newest first
     #[oai(path = "/", method = "get")]
-    #[expect(clippy::too_many_arguments, reason = "one a query parameter")]
     async fn list(
         &self,
         _call: Call<Viewer>,

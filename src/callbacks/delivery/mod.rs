@@ -161,3 +161,51 @@ async fn read(mut response: Response) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn deliverer(allow_private: bool) -> Deliverer {
+        let config = CallbacksConfig {
+            allow_private,
+            ..CallbacksConfig::default()
+        };
+        Deliverer::new(&config).expect("a client")
+    }
+
+    #[tokio::test]
+    async fn a_name_that_leads_inside_is_not_connected_to() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
+        let listener = listener.expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        let strict = deliverer(false);
+        // Past the look at the address itself, as a name of the open internet would be.
+        let url = format!("http://localhost:{port}/");
+        let error = strict.client.post(&url).send().await.expect_err("refused");
+        assert_eq!(strict.reason(&error), ResolveError::Refused.to_string());
+        let accepted = tokio::time::timeout(Duration::from_millis(1), listener.accept()).await;
+        assert!(accepted.is_err(), "somebody connected");
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_called_says_why() {
+        let open = deliverer(true);
+        let send = async |url: &str| open.send(url, &[], "{}".to_owned()).await;
+        let refused = send("ftp://example.com/").await;
+        assert!(refused.is_hopeless && refused.status.is_none());
+        let unknown = send("http://no-such-host.invalid/").await;
+        let reason = ResolveError::Unknown.to_string();
+        assert_eq!(unknown.error, Some(reason));
+        assert!(!unknown.is_hopeless, "name servers mend");
+        // A port that was free a moment ago.
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("an address");
+        drop(listener);
+        let closed = send(&format!("http://{address}/")).await;
+        assert_eq!(closed.error.as_deref(), Some("no connection could be made"));
+        let (strict, url) = (deliverer(false), format!("http://{address}/"));
+        let inner = strict.send(&url, &[], String::new()).await;
+        assert!(inner.is_hopeless);
+    }
+}

@@ -79,13 +79,11 @@ pub(super) fn parse(text: &str, targets: Targets) -> Result<Url, CallbackError> 
 /// Whether a host may be of the open internet, as far as it says itself.
 fn may_be_open(host: &str) -> bool {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
-    match bare.parse::<IpAddr>() {
-        Ok(address) => is_open(address),
-        Err(_) => {
-            let name = host.trim_end_matches('.');
-            name != "localhost" && !name.ends_with(".localhost")
-        }
+    if let Ok(address) = bare.parse::<IpAddr>() {
+        return is_open(address);
     }
+    let name = host.trim_end_matches('.');
+    name != "localhost" && !name.ends_with(".localhost")
 }
 
 #[cfg(test)]
