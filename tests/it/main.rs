@@ -34,6 +34,7 @@ mod architecture;
 mod backend;
 mod batch;
 mod cache;
+mod callbacks;
 mod classify;
 mod cli;
 mod config;

@@ -10,6 +10,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 mod audit;
+mod callbacks;
 mod changes;
 mod changes_many;
 mod keys;
