@@ -33,6 +33,8 @@ pub mod access;
 pub mod admin;
 /// Floor 4: the use case.
 pub mod classify;
+/// Floor 4: what is remembered of predictions.
+pub mod predictions;
 
 /// Floor 5: HTTP.
 pub mod api;

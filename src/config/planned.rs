@@ -3,37 +3,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigError, bad};
-
-/// `[archive]`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct ArchiveConfig {
-    /// Where pictures are kept: a folder or an `s3://` bucket. Without it none is.
-    pub images: Option<String>,
-}
-
 /// `[callbacks]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct CallbacksConfig {
     /// Whether private and loopback addresses may be called.
     pub allow_private: bool,
-}
-
-impl ArchiveConfig {
-    pub(super) fn validate(&self) -> Result<(), ConfigError> {
-        match self
-            .images
-            .as_deref()
-            .map(|images| (images, images.split_once("://")))
-        {
-            None | Some((_, Some(("file" | "s3", _)))) => Ok(()),
-            Some((path, None)) if !path.is_empty() => Ok(()),
-            Some(_) => Err(bad(
-                "archive.images",
-                "must be a folder or begin with s3://",
-            )),
-        }
-    }
 }

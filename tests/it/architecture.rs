@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::fixture::root;
 
 /// Room → rooms it may import. `app`, `cli`, `lifecycle` and `main` may import all and are imported by none below.
-const MAY_IMPORT: [(&str, &[&str]); 13] = [
+const MAY_IMPORT: [(&str, &[&str]); 14] = [
     ("domain", &[]),
     ("config", &["domain"]),
     ("telemetry", &["config", "domain"]),
@@ -29,6 +29,7 @@ const MAY_IMPORT: [(&str, &[&str]); 13] = [
         ],
     ),
     ("access", &["domain", "store", "config", "telemetry"]),
+    ("predictions", &["domain", "store", "config", "telemetry"]),
     (
         "admin",
         &[
@@ -70,7 +71,7 @@ const MAY_IMPORT: [(&str, &[&str]); 13] = [
 const ROOF: [&str; 4] = ["app", "cli", "lifecycle", "main"];
 
 /// Crate → the places that may name it.
-const DOORS: [(&str, &[&str]); 21] = [
+const DOORS: [(&str, &[&str]); 22] = [
     ("poem", &["api/", "app.rs"]),
     ("poem_openapi", &["api/"]),
     ("hyper", &["api/listener"]),
@@ -91,6 +92,10 @@ const DOORS: [(&str, &[&str]); 21] = [
     ("trait_gen", &["store/"]),
     ("governor", &["access/limiter.rs"]),
     ("dashmap", &["access/"]),
+    (
+        "object_store",
+        &["predictions/archive", "model_store/remote.rs"],
+    ),
     ("reqwest", &["cli/push.rs"]),
 ];
 
