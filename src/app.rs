@@ -18,7 +18,7 @@ use crate::api::{self, DataPlane};
 use crate::backend::ort::{LibrarySearch, OrtBackend};
 use crate::backend::tract::TractBackend;
 use crate::backend::{Backend, OrtStatus};
-use crate::classify::{Classifier, ClassifierConfig, InflightBudget};
+use crate::classify::{Classifier, ClassifierConfig, InflightBudget, Recorder};
 use crate::config::{
     Config, ConfigError, Environment, Reloaded, Reloader, Secret, ServerConfig, Sources,
 };
@@ -29,6 +29,7 @@ use crate::models::{
     Backends, Loader, LoaderConfig, ManagerError, ModelManager, NoticeConfig, Passed, Trial,
     TrialConfig,
 };
+use crate::predictions::{LogError, PredictionLog, Predictions};
 use crate::store::{self, Store, StoreError};
 use crate::telemetry;
 
@@ -49,6 +50,9 @@ pub enum AppError {
     /// The empty database could not be filled.
     #[error("the first key and token could not be made: {}", .0.cause().unwrap_or_default())]
     First(AdminError),
+    /// Predictions cannot be logged.
+    #[error(transparent)]
+    Log(#[from] LogError),
     /// The models cannot be read.
     #[error(transparent)]
     Models(#[from] ManagerError),
@@ -102,6 +106,8 @@ pub struct App {
     pub(crate) follower: Arc<Follower>,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) settings: Arc<Settings>,
+    pub(crate) predictions: Predictions,
+    pub(crate) clock: Arc<dyn Clock>,
     pub(crate) data: Plane,
     pub(crate) admin: Plane,
     /// Ends what streams for ever on the admin plane.
@@ -120,6 +126,7 @@ impl App {
         let new_secrets = admin::fill(&*store, &first_secrets(&config), &*edges.clock)
             .await
             .map_err(AppError::First)?;
+        let log = open_log(&config, &edges.clock)?;
         let access = Access::new(
             Arc::clone(&edges.clock),
             &AccessSettings::of(&config.server, &config.limits),
@@ -134,23 +141,21 @@ impl App {
             Arc::clone(&edges.clock),
         ));
         // Before the first model is loaded: what operators took out of service must not serve for a moment.
-        let heard = async {
-            follower.catch_up().await?;
-            follower.tell().await
-        };
-        heard.await.map_err(|source| store_error(&config, source))?;
+        let heard = follower.hear().await;
+        heard.map_err(|source| store_error(&config, source))?;
         let starting = Arc::clone(&manager);
         blocking(move || starting.start()).await??;
         let reloader = Reloader::new(&config, edges.sources.clone());
-        let classifier = Arc::new(Classifier::new(
-            manager.catalog(),
-            classifier_config(&config, &reloader),
-        ));
+        let recorder = log.clone().map(|log| Recorder::new(log, api::status_of));
+        let settings = classifier_config(&config, &reloader);
+        let classifier = Arc::new(Classifier::new(manager.catalog(), settings, recorder));
+        let predictions = Predictions::new(Arc::clone(&store), log);
         let data = DataPlane {
             classifier: Arc::clone(&classifier),
             catalog: manager.catalog(),
             access: Arc::clone(&access),
             limits: reloader.limits(),
+            predictions: predictions.clone(),
             required_models: ids(&config.server.required_models),
         };
         let settings = Arc::new(Settings {
@@ -164,6 +169,7 @@ impl App {
             Arc::clone(&manager),
             editor,
             Arc::clone(&follower),
+            predictions.clone(),
             Arc::clone(&settings) as Arc<dyn Reload>,
             Arc::clone(&edges.clock),
         ));
@@ -181,6 +187,8 @@ impl App {
             follower,
             store,
             settings,
+            predictions,
+            clock: Arc::clone(&edges.clock),
             data: Plane {
                 listener,
                 routes: api::data_routes(&data),
@@ -299,6 +307,16 @@ fn store_error(config: &Config, source: StoreError) -> AppError {
         url: config.store.without_password(),
         source,
     }
+}
+
+/// The log of predictions, where the settings want one.
+fn open_log(
+    config: &Config,
+    clock: &Arc<dyn Clock>,
+) -> Result<Option<Arc<PredictionLog>>, AppError> {
+    let settings = &config.predictions;
+    let open = || PredictionLog::open(settings, Arc::clone(clock));
+    Ok(settings.log.then(open).transpose()?)
 }
 
 /// The secrets that the settings give.

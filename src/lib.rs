@@ -33,7 +33,7 @@ pub mod access;
 pub mod admin;
 /// Floor 4: the use case.
 pub mod classify;
-/// Floor 4: what is remembered of predictions.
+/// Floor 4: what was answered to whom.
 pub mod predictions;
 
 /// Floor 5: HTTP.

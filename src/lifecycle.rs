@@ -12,7 +12,11 @@ use tokio_util::task::TaskTracker;
 use crate::admin::Reload as _;
 use crate::app::{App, Settings};
 use crate::classify::Phase;
+use crate::config::PredictionsConfig;
+use crate::domain::clock::Clock;
 use crate::models::ModelManager;
+use crate::predictions::{PredictionWriter, Predictions, Retention};
+use crate::store::Store;
 
 /// Serves until the first of `signals`, then ends in order; the second cuts the waiting short. The admin plane and what
 /// follows the store serve until the data plane has ended: operators can watch, and what was used is still told.
@@ -26,6 +30,8 @@ pub async fn run_until_stopped(app: App, signals: impl Stream<Item = ()>) {
         follower,
         store,
         settings,
+        predictions,
+        clock,
         data,
         admin,
         closing: events,
@@ -36,6 +42,14 @@ pub async fn run_until_stopped(app: App, signals: impl Stream<Item = ()>) {
     let (last, tasks) = (CancellationToken::new(), TaskTracker::new());
     tasks.spawn(follower.follow(last.clone()));
     tasks.spawn(Arc::clone(&operations).announce_versions(last.clone()));
+    log_predictions(
+        &config.predictions,
+        &predictions,
+        &store,
+        &clock,
+        &tasks,
+        &last,
+    );
     tasks.spawn(watch_settings(Arc::clone(&settings), last.clone()));
     tasks.spawn(admin.serve(last.clone(), abort.clone()));
     let serving = data.serve(closing.clone(), abort.clone());
@@ -84,6 +98,26 @@ pub async fn run_until_stopped(app: App, signals: impl Stream<Item = ()>) {
         tracing::warn!("the database's connections did not close in time");
     }
     tracing::info!("stopped");
+}
+
+/// Takes predictions to the database, and looks after the days of the log; until `stop`, when no more answers are given.
+fn log_predictions(
+    config: &PredictionsConfig,
+    predictions: &Predictions,
+    store: &Arc<dyn Store>,
+    clock: &Arc<dyn Clock>,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) {
+    let days = config.retention_days;
+    let parts = || (Arc::clone(store), Arc::clone(clock));
+    let (kept_in, by) = parts();
+    tasks.spawn(Retention::new(kept_in, by, days).run(stop.clone()));
+    if let Some(log) = predictions.log() {
+        let (kept_in, by) = parts();
+        let writer = PredictionWriter::new(Arc::clone(log), kept_in, by, days);
+        tasks.spawn(writer.run(stop.clone()));
+    }
 }
 
 /// How long the admin plane, the last words to the database and its connections may take.

@@ -4,6 +4,7 @@ use crate::domain::error::ErrorKind;
 use crate::domain::ids::ModelId;
 use crate::model_store::ChangeError;
 use crate::models::Check;
+use crate::predictions::ReadError;
 use crate::store::StoreError;
 
 /// Why an operator's call was not carried out. The text is for the caller: no paths, no queries.
@@ -27,6 +28,9 @@ pub enum AdminError {
     /// The model has no such version.
     #[error("model {0} has no version {1:?}")]
     NoVersion(ModelId, String),
+    /// There is no such prediction.
+    #[error("there is no such prediction")]
+    NoPrediction,
     /// The model store could not be changed.
     #[error(transparent)]
     Files(#[from] ChangeError),
@@ -69,6 +73,7 @@ impl AdminError {
             Self::Conflict(_) => ErrorKind::Conflict,
             Self::NoModel(_) => ErrorKind::ModelNotFound,
             Self::NoVersion(..) => ErrorKind::VersionNotFound,
+            Self::NoPrediction => ErrorKind::PredictionNotFound,
             Self::Files(error) => error.kind(),
             Self::Rejected { .. } => ErrorKind::ModelRejected,
             Self::Late(_) => ErrorKind::DeadlineExceeded,
@@ -102,6 +107,15 @@ impl AdminError {
     }
 }
 
+impl From<ReadError> for AdminError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Away(cause) => Self::Away(cause),
+            ReadError::Failed(cause) => Self::Failed(cause),
+        }
+    }
+}
+
 impl From<StoreError> for AdminError {
     fn from(error: StoreError) -> Self {
         match error {
@@ -109,7 +123,7 @@ impl From<StoreError> for AdminError {
             StoreError::Conflict(_) => Self::Conflict(error.to_string()),
             StoreError::Stale => Self::Stale,
             StoreError::Unavailable(cause) => Self::Away(cause),
-            StoreError::Failed(cause) => Self::Failed(cause),
+            StoreError::Invalid(cause) | StoreError::Failed(cause) => Self::Failed(cause),
         }
     }
 }

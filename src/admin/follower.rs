@@ -179,6 +179,15 @@ impl Follower {
             .inspect_err(|_| self.access.put_back_used(&keys, &tokens))
     }
 
+    /// Hears and tells all there is, at the start.
+    ///
+    /// # Errors
+    /// When the store is away.
+    pub async fn hear(&self) -> Result<(), StoreError> {
+        self.catch_up().await?;
+        self.tell().await
+    }
+
     /// Follows until `stop`, and tells once more what was used.
     pub async fn follow(self: Arc<Self>, stop: CancellationToken) {
         let mut rounds: u32 = 0;

@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 use crate::domain::clock::Clock;
 use crate::model_store::StoreEditor;
 use crate::models::ModelManager;
+use crate::predictions::Predictions;
 use crate::store::Store;
 
 mod actor;
@@ -23,6 +24,7 @@ mod first;
 mod follower;
 mod keys;
 mod models;
+mod predictions;
 mod status;
 mod tenants;
 mod text;
@@ -55,6 +57,7 @@ pub struct Admin {
     /// Changes that go on to their end, whoever still waits for them.
     tasks: TaskTracker,
     follower: Arc<Follower>,
+    predictions: Predictions,
     settings: Arc<dyn Reload>,
     events: EventBus,
     clock: Arc<dyn Clock>,
@@ -69,6 +72,7 @@ impl Admin {
         manager: Arc<ModelManager>,
         editor: StoreEditor,
         follower: Arc<Follower>,
+        predictions: Predictions,
         settings: Arc<dyn Reload>,
         clock: Arc<dyn Clock>,
     ) -> Self {
@@ -80,6 +84,7 @@ impl Admin {
             tasks: TaskTracker::new(),
             events: follower.events(),
             follower,
+            predictions,
             settings,
             started_at: clock.now(),
             clock,

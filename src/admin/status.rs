@@ -9,6 +9,7 @@ use super::actor::Deed;
 use super::{Actor, Admin, AdminError};
 use crate::config::{ConfigError, Reloaded};
 use crate::models::VersionState;
+use crate::predictions::LogStatus;
 
 /// How the gateway is.
 #[derive(Clone, Debug)]
@@ -19,6 +20,8 @@ pub struct GatewayStatus {
     pub uptime_s: i64,
     /// The store.
     pub store: StoreStatus,
+    /// The prediction log of this replica; `None` where predictions are not logged.
+    pub log: Option<LogStatus>,
     /// Models in the catalog.
     pub models: usize,
     /// Versions by state, in the order of [`VersionState`].
@@ -76,6 +79,8 @@ impl Admin {
                 "the database has not answered since {since}: keys, limits and models stay as they were then"
             ));
         }
+        let log = self.predictions.log().map(|log| log.status());
+        degraded.extend(log.iter().flat_map(wrong_with));
         for model in catalog.models.values() {
             for (number, entry) in &model.versions {
                 let failed = entry.state == VersionState::Failed;
@@ -101,6 +106,7 @@ impl Admin {
                 away_since: contact.away_since,
                 revision: contact.revision,
             },
+            log,
             models: catalog.models.len(),
             versions: STATES.map(|state| (state.as_str(), count(state))).to_vec(),
             degraded,
@@ -134,4 +140,21 @@ impl Admin {
         self.tell("gateway.reloading", "gateway", json!({}));
         Ok(reloaded)
     }
+}
+
+/// What is wrong with the prediction log, in words an operator can act on.
+fn wrong_with(log: &LogStatus) -> Vec<String> {
+    let mut wrong = Vec::new();
+    if let Some(reason) = &log.trouble {
+        wrong.push(format!(
+            "the prediction spool cannot be written, answers go out unlogged: {reason}"
+        ));
+    }
+    if log.away.is_some() {
+        wrong.push(format!(
+            "the database does not take predictions: {} bytes of them wait in the spool",
+            log.waiting_bytes
+        ));
+    }
+    wrong
 }

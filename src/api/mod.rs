@@ -2,11 +2,14 @@
 //!
 //! Built by `app`, driven by [`listener`]. Decides nothing about models, pictures or callers.
 
+use std::collections::HashMap;
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 use poem::endpoint::BoxEndpoint;
-use poem::http::{Version, header};
+use poem::http::{Method, Version, header};
 use poem::{Endpoint, EndpointExt as _, Request, Response, Route, endpoint::make_sync};
+use poem_openapi::registry::{MetaApi, Registry};
 use poem_openapi::{OpenApi, OpenApiService};
 
 use crate::access::Access;
@@ -15,6 +18,7 @@ use crate::config::{LimitsConfig, Live};
 use crate::domain::error::ErrorKind;
 use crate::domain::ids::ModelId;
 use crate::models::CatalogHandle;
+use crate::predictions::Predictions;
 
 pub mod admin;
 mod allow;
@@ -40,8 +44,16 @@ pub struct DataPlane {
     pub access: Arc<Access>,
     /// Sizes; they may change.
     pub limits: Live<LimitsConfig>,
+    /// What was predicted.
+    pub predictions: Predictions,
     /// Models without which the gateway is not ready.
     pub required_models: Vec<ModelId>,
+}
+
+/// The HTTP status of a failure.
+#[must_use]
+pub fn status_of(kind: ErrorKind) -> u16 {
+    problem::status_of(kind).0.as_u16()
 }
 
 impl listener::RequestId {
@@ -65,30 +77,53 @@ impl std::fmt::Display for listener::RequestId {
 type DataApis = (
     data::Limited<data::Documented<data::ClassifyApi>>,
     data::Limited<data::ModelsApi>,
+    data::Limited<data::PredictionsApi>,
     data::HealthApi,
 );
 
-fn data_service(plane: &DataPlane) -> OpenApiService<DataApis, ()> {
-    let apis = (
-        data::Limited(data::Documented(data::ClassifyApi::new(plane))),
-        data::Limited(data::ModelsApi::new(plane)),
-        data::HealthApi::new(plane),
-    );
+fn data_service<A: OpenApi>(apis: A) -> OpenApiService<A, ()> {
     OpenApiService::new(apis, "Lensgate data plane", env!("CARGO_PKG_VERSION"))
         .description("Classify pictures with the models of this gateway.")
         .license(poem_openapi::LicenseObject::new("Apache-2.0"))
 }
 
-/// The data plane's OpenAPI document, JSON.
+/// The data plane's OpenAPI document, JSON. Needs no gateway: it depends on no model and no database.
 #[must_use]
-pub fn data_document(plane: &DataPlane) -> String {
-    data_service(plane).spec()
+pub fn data_document() -> String {
+    data_service(Described::<DataApis>::default()).spec()
+}
+
+/// APIs that are only described and never served.
+struct Described<A>(PhantomData<A>);
+
+impl<A> Default for Described<A> {
+    fn default() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<A: OpenApi> OpenApi for Described<A> {
+    fn meta() -> Vec<MetaApi> {
+        A::meta()
+    }
+
+    fn register(registry: &mut Registry) {
+        A::register(registry);
+    }
+
+    fn add_routes(self, _: &mut HashMap<String, HashMap<Method, BoxEndpoint<'static>>>) {}
 }
 
 /// Every route of the data plane, with the error table around them.
 #[must_use]
 pub fn data_routes(plane: &DataPlane) -> BoxEndpoint<'static, Response> {
-    plane_routes(data_service(plane), &plane.access)
+    let apis = (
+        data::Limited(data::Documented(data::ClassifyApi::new(plane))),
+        data::Limited(data::ModelsApi::new(plane)),
+        data::Limited(data::PredictionsApi::new(plane)),
+        data::HealthApi::new(plane),
+    );
+    plane_routes(data_service(apis), &plane.access)
 }
 
 /// A plane's routes, its page and its document.

@@ -14,6 +14,7 @@ use crate::access::AccessError;
 use crate::classify::ClassifyError;
 use crate::domain::error::ErrorKind;
 use crate::models::Check;
+use crate::predictions::ReadError;
 
 /// The media type of every failure's body.
 pub const CONTENT_TYPE: &str = "application/problem+json";
@@ -78,6 +79,7 @@ pub fn status_of(kind: ErrorKind) -> (StatusCode, &'static str) {
         ErrorKind::NotFound => (StatusCode::NOT_FOUND, "There is no such thing here"),
         ErrorKind::ModelNotFound => (StatusCode::NOT_FOUND, "There is no such model"),
         ErrorKind::VersionNotFound => (StatusCode::NOT_FOUND, "There is no such version"),
+        ErrorKind::PredictionNotFound => (StatusCode::NOT_FOUND, "There is no such prediction"),
         ErrorKind::MethodNotAllowed => (
             StatusCode::METHOD_NOT_ALLOWED,
             "The route does not take this method",
@@ -252,6 +254,20 @@ impl From<AccessError> for ApiError {
     }
 }
 
+impl From<ReadError> for ApiError {
+    fn from(error: ReadError) -> Self {
+        let detail = match &error {
+            ReadError::Away(_) => "the database cannot be reached",
+            ReadError::Failed(_) => "predictions cannot be read",
+        };
+        let api = Self::new(error.kind(), detail).caused_by(error.to_string());
+        match error {
+            ReadError::Away(_) => api.retry_after(Duration::from_secs(1)),
+            ReadError::Failed(_) => api,
+        }
+    }
+}
+
 impl From<ClassifyError> for ApiError {
     fn from(error: ClassifyError) -> Self {
         let mut api = Self::new(error.kind(), error.to_string());
@@ -351,7 +367,7 @@ fn description_of(status: u16) -> &'static str {
         400 => "`bad_request`, `missing_image`",
         401 => "`missing_credentials`, `invalid_credentials`",
         403 => "`forbidden` (scope or role)",
-        404 => "`not_found`, `model_not_found`, `version_not_found`",
+        404 => "`not_found`, `model_not_found`, `version_not_found`, `prediction_not_found`",
         405 => "`method_not_allowed`",
         408 => "`request_timeout`",
         409 => "`conflict`",

@@ -19,6 +19,7 @@ use crate::access::{Access, AccessError, Operator, Principal, Taken};
 use crate::domain::api_key::Scope;
 use crate::domain::error::ErrorKind;
 use crate::domain::ids::ModelId;
+use crate::domain::tenant::{KeyId, TenantId};
 
 /// The other header that a key may come in.
 const KEY_HEADER: HeaderName = HeaderName::from_static("x-api-key");
@@ -89,6 +90,16 @@ impl<R> Authorized<R> {
     /// Whose flow and whose kept results: the tenant's id as text.
     pub(super) fn tenant(&self) -> &Arc<str> {
         self.principal.tenant_text()
+    }
+
+    /// The tenant's id.
+    pub(super) fn tenant_id(&self) -> TenantId {
+        self.principal.tenant()
+    }
+
+    /// The key's id; not the secret.
+    pub(super) fn key(&self) -> KeyId {
+        self.principal.key()
     }
 
     /// Whether the key may use this model; one that it may not is to it as if it were not there.

@@ -9,6 +9,7 @@ use moka::future::Cache;
 
 use crate::config::CacheConfig;
 use crate::domain::ids::Digest;
+use crate::vision::Format;
 
 /// All that the scores depend on, and who may see them.
 ///
@@ -28,11 +29,22 @@ pub(super) struct Key {
     pub(super) tenant: Option<Arc<str>>,
 }
 
+/// What is said of a picture beside its scores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Shape {
+    /// Told by its bytes.
+    pub(super) format: Format,
+    /// Columns and rows as stored.
+    pub(super) size: (u32, u32),
+}
+
 /// Scores that were kept, and for how long they still are.
 #[derive(Clone, Debug)]
 pub(super) struct Hit {
     /// After the activation, in output order.
     pub(super) scores: Arc<[f32]>,
+    /// What the picture's header said.
+    pub(super) shape: Shape,
     /// What is left of their time.
     pub(super) ttl: Duration,
 }
@@ -40,6 +52,7 @@ pub(super) struct Hit {
 #[derive(Clone)]
 struct Entry {
     scores: Arc<[f32]>,
+    shape: Shape,
     stored: Instant,
 }
 
@@ -89,17 +102,19 @@ impl ResultCache {
         let entry = self.entries.get(key).await?;
         Some(Hit {
             scores: entry.scores,
+            shape: entry.shape,
             ttl: self.ttl.saturating_sub(entry.stored.elapsed()),
         })
     }
 
     /// Keeps the scores of `key`; whether the cache took them. Where it is full, what is asked for more often stays.
-    pub(super) async fn store(&self, key: Key, scores: &Arc<[f32]>) -> bool {
+    pub(super) async fn store(&self, key: Key, scores: &Arc<[f32]>, shape: Shape) -> bool {
         if weight(&key, scores) > self.max_bytes {
             return false;
         }
         let entry = Entry {
             scores: Arc::clone(scores),
+            shape,
             stored: Instant::now(),
         };
         self.entries.insert(key, entry).await;
@@ -133,6 +148,11 @@ mod tests {
         }
     }
 
+    const SHAPE: Shape = Shape {
+        format: Format::Png,
+        size: (28, 30),
+    };
+
     fn scores(count: usize) -> Arc<[f32]> {
         vec![0.5; count].into()
     }
@@ -140,9 +160,9 @@ mod tests {
     #[tokio::test]
     async fn what_is_kept_is_found_by_its_whole_key() {
         let cache = cache(1 << 20);
-        assert!(cache.store(key(1), &scores(3)).await);
+        assert!(cache.store(key(1), &scores(3), SHAPE).await);
         let hit = cache.find(&key(1)).await.expect("kept");
-        assert_eq!(*hit.scores, [0.5; 3]);
+        assert_eq!((&*hit.scores, hit.shape), (&[0.5; 3][..], SHAPE));
         assert!(hit.ttl <= Duration::from_hours(1) && hit.ttl > Duration::from_mins(59));
         let others: [fn(&mut Key); 5] = [
             |key| key.fingerprint = Digest::from_bytes([2; 32]),
@@ -163,7 +183,7 @@ mod tests {
         let bound = 64 << 10;
         let cache = cache(bound);
         for number in 0..2000 {
-            cache.store(key(number), &scores(10)).await;
+            cache.store(key(number), &scores(10), SHAPE).await;
             assert!(cache.entries.weighted_size() <= bound, "{number}");
         }
         assert!(
@@ -188,7 +208,10 @@ mod tests {
         assert_eq!(weight(&owned, &scores(0)) - weight(&key(1), &scores(0)), 10);
         assert!(weight(&key(1), &scores(0)) > 400, "an entry is never free");
         let small = cache(1000);
-        assert!(!small.store(key(1), &scores(1000)).await, "larger than all");
+        assert!(
+            !small.store(key(1), &scores(1000), SHAPE).await,
+            "larger than all"
+        );
         assert!(small.find(&key(1)).await.is_none());
     }
 
@@ -199,7 +222,7 @@ mod tests {
             ..CacheConfig::default()
         })
         .expect("a cache");
-        cache.store(key(1), &scores(1)).await;
+        cache.store(key(1), &scores(1), SHAPE).await;
         tokio::time::sleep(Duration::from_millis(1100)).await;
         assert!(cache.find(&key(1)).await.is_none());
     }

@@ -1,6 +1,6 @@
 //! The use case: a picture in, a label out. One straight line, a step a function.
 //!
-//! Called by `api` and the command line. Knows no HTTP, no database and no backend.
+//! Called by `api` and `jobs`. Knows no HTTP, no database and no backend.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::config::{CacheConfig, LimitsConfig, Live};
+use crate::domain::error::ErrorKind;
 use crate::domain::ids::{Digest, ModelId, VersionNumber};
+use crate::domain::prediction::Asked;
 use crate::domain::rollout::Rollout;
 use crate::engine::Timings;
 use crate::models::{Catalog, CatalogHandle, LoadedVersion, ModelEntry};
@@ -19,10 +21,13 @@ mod budget;
 mod cache;
 mod error;
 mod flights;
+mod recorder;
 mod scores;
 
 pub use budget::{InflightBudget, Reservation};
+use cache::Shape;
 pub use error::ClassifyError;
+pub use recorder::Recorder;
 use scores::Scores;
 
 /// What the classifier needs to know of the settings.
@@ -108,6 +113,10 @@ pub struct Caller {
     pub reuse: Reuse,
     /// When it stops waiting, if that is before the version's own time is over.
     pub deadline: Option<Instant>,
+    /// When its request came.
+    pub since: Instant,
+    /// Under which names it is remembered; who has none is not.
+    pub asked: Option<Arc<Asked>>,
 }
 
 /// What a caller wants of the result cache.
@@ -156,6 +165,8 @@ impl CacheUse {
 
 /// One encoded picture, and its bytes' share of the budget.
 pub struct EncodedPicture {
+    /// Its place in the request, from 0.
+    pub index: u32,
     /// The file as it came.
     pub bytes: Bytes,
     /// What the body it came in holds; given back when its last picture is decoded.
@@ -191,6 +202,8 @@ pub struct Classification {
     pub timings: Timings,
     /// What the result cache had to do with it.
     pub cache: CacheUse,
+    /// What the picture's header said.
+    shape: Shape,
 }
 
 /// Where the gateway is in its life.
@@ -210,13 +223,18 @@ pub struct Classifier {
     config: ClassifierConfig,
     budget: InflightBudget,
     scores: Scores,
+    recorder: Option<Recorder>,
     phase: AtomicU8,
 }
 
 impl Classifier {
-    /// A classifier over the catalog.
+    /// A classifier over the catalog, whose answers are recorded by `recorder`.
     #[must_use]
-    pub fn new(catalog: CatalogHandle, config: ClassifierConfig) -> Self {
+    pub fn new(
+        catalog: CatalogHandle,
+        config: ClassifierConfig,
+        recorder: Option<Recorder>,
+    ) -> Self {
         let budget = InflightBudget::new(config.limits.load().max_inflight_bytes);
         let limits = config.limits.clone();
         Self {
@@ -224,6 +242,7 @@ impl Classifier {
             scores: Scores::new(&config.cache, limits, budget.clone()),
             config,
             budget,
+            recorder,
             phase: AtomicU8::new(Phase::Serving as u8),
         }
     }
@@ -341,7 +360,8 @@ impl Classifier {
         }
     }
 
-    /// Classifies one picture on the version that the route gives it. Kept answers and new ones go this one way.
+    /// Classifies one picture on the version that the route gives it. Kept answers and new ones go this one way, and it
+    /// ends when what became of it is recorded.
     ///
     /// # Errors
     /// When the picture is refused, the version has too much to do, or the time is over.
@@ -352,13 +372,47 @@ impl Classifier {
         options: Options,
         caller: &Caller,
     ) -> Result<Classification, ClassifyError> {
-        let version = route.assign()?;
+        let version = route.assign();
+        let Some((recorder, asked)) = self.recorder.as_ref().zip(caller.asked.as_ref()) else {
+            return self.answer(&version?, picture, None, options, caller).await;
+        };
+        let entry = recorder.begin(asked, route, &version, &picture).await?;
+        let digest = Some(entry.digest());
+        let outcome = match version {
+            Ok(version) => {
+                self.answer(&version, picture, digest, options, caller)
+                    .await
+            }
+            Err(error) => Err(error),
+        };
+        recorder.end(entry, &outcome, caller.since).await;
+        outcome
+    }
+
+    /// A picture of a request that came so far, but will not be classified, is recorded.
+    pub async fn refuse(&self, route: &Route, caller: &Caller, index: u32, kind: ErrorKind) {
+        if let Some((recorder, asked)) = self.recorder.as_ref().zip(caller.asked.as_ref()) {
+            recorder
+                .refuse(asked, route, index, kind, caller.since)
+                .await;
+        }
+    }
+
+    async fn answer(
+        &self,
+        version: &Arc<LoadedVersion>,
+        picture: EncodedPicture,
+        digest: Option<Digest>,
+        options: Options,
+        caller: &Caller,
+    ) -> Result<Classification, ClassifyError> {
         let own = version
             .timeout
             .unwrap_or_else(|| Duration::from_millis(self.config.limits.load().timeout_ms));
         let own = Instant::now() + own;
         let deadline = caller.deadline.map_or(own, |deadline| deadline.min(own));
-        let scored = self.scores.of(&version, picture, caller, deadline).await?;
+        let scored = self.scores.of(version, picture, digest, caller, deadline);
+        let scored = scored.await?;
         let wanted = options.top_k.unwrap_or(5).min(version.labels.len());
         let mut classes: Vec<ScoredClass> = vision::top_k(&scored.scores, wanted)
             .into_iter()
@@ -383,6 +437,7 @@ impl Classifier {
             classes,
             timings: scored.timings,
             cache: scored.cache,
+            shape: scored.shape,
         })
     }
 }

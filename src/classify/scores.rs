@@ -3,7 +3,7 @@
 //! Called by the use case in `mod.rs`. Knows no labels, no options and no HTTP.
 
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -11,7 +11,7 @@ use futures_util::FutureExt as _;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::oneshot;
 
-use super::cache::{Key, ResultCache};
+use super::cache::{Key, ResultCache, Shape};
 use super::flights::{Boarding, Flights, Seat};
 use super::{CacheUse, Caller, ClassifyError, EncodedPicture, InflightBudget, Reuse};
 use crate::config::{CacheConfig, LimitsConfig, Live};
@@ -32,6 +32,8 @@ const FLIGHTS: usize = 2;
 pub(super) struct Scored {
     /// After the activation, in output order; at least one.
     pub(super) scores: Arc<[f32]>,
+    /// What the picture's header said.
+    pub(super) shape: Shape,
     /// Where this caller's time went inside the engine.
     pub(super) timings: Timings,
     /// What the cache had to do with it.
@@ -65,11 +67,12 @@ impl Scores {
         }
     }
 
-    /// The scores of `picture` on `version`, by `deadline` at the latest.
+    /// The scores of `picture` on `version`, by `deadline` at the latest. `digest` is the picture's, where it is known.
     pub(super) async fn of(
         &self,
         version: &Arc<LoadedVersion>,
         picture: EncodedPicture,
+        digest: Option<Digest>,
         caller: &Caller,
         deadline: Instant,
     ) -> Outcome {
@@ -86,12 +89,8 @@ impl Scores {
             deadline,
         };
         let alone = async |run: Run, picture, cache| {
-            let (scores, timings) = within(deadline, run.scores(picture)).await?;
-            Ok(Scored {
-                scores,
-                timings,
-                cache,
-            })
+            let ran = within(deadline, run.scores(picture)).await?;
+            Ok(ran.scored(cache))
         };
         let Some(cache) = self.cache.as_ref().filter(|_| version.cache) else {
             return alone(run, picture, CacheUse::Off).await;
@@ -100,12 +99,19 @@ impl Scores {
             return alone(run, picture, CacheUse::Declined { stored: false }).await;
         }
         let max_pixels = run.limits.max_pixels;
-        let key = self
-            .key(version, &picture.bytes, max_pixels, caller)
-            .await?;
+        let key = Key {
+            fingerprint: version.fingerprint,
+            backend: version.backend,
+            picture: match digest {
+                Some(digest) => digest,
+                None => digest_of(&picture.bytes).await?,
+            },
+            max_pixels,
+            tenant: caller.tenant.clone().filter(|_| !self.shared),
+        };
         if caller.reuse == Reuse::Renew {
             let mut fresh = alone(run, picture, CacheUse::Off).await?;
-            let stored = cache.store(key, &fresh.scores).await;
+            let stored = cache.store(key, &fresh.scores, fresh.shape).await;
             fresh.cache = CacheUse::Declined { stored };
             return Ok(fresh);
         }
@@ -113,32 +119,6 @@ impl Scores {
             return Ok(scored);
         }
         self.together(cache, key, run, picture).await
-    }
-
-    /// Everything that the scores depend on. A large picture is hashed off the runtime.
-    async fn key(
-        &self,
-        version: &LoadedVersion,
-        picture: &Bytes,
-        max_pixels: u64,
-        caller: &Caller,
-    ) -> Result<Key, ClassifyError> {
-        let digest = if picture.len() <= HASHED_AT_ONCE {
-            sha256(picture)
-        } else {
-            let picture = picture.clone();
-            // It can only be lost when the runtime ends.
-            tokio::task::spawn_blocking(move || sha256(&picture))
-                .await
-                .map_err(|_| ClassifyError::Draining)?
-        };
-        Ok(Key {
-            fingerprint: version.fingerprint,
-            backend: version.backend,
-            picture: digest,
-            max_pixels,
-            tenant: caller.tenant.clone().filter(|_| !self.shared),
-        })
     }
 
     /// Works the scores out for all who ask for them now. Whose leader failed by a deadline, a full queue or a fault
@@ -173,6 +153,7 @@ async fn kept(cache: &ResultCache, key: &Key) -> Option<Scored> {
     let hit = cache.find(key).await?;
     Some(Scored {
         scores: hit.scores,
+        shape: hit.shape,
         timings: Timings::default(),
         cache: CacheUse::Hit { ttl: hit.ttl },
     })
@@ -185,13 +166,9 @@ async fn lead(cache: ResultCache, key: Key, run: Run, picture: EncodedPicture) -
     }
     // A panic here would be everybody's who waits.
     let run = AssertUnwindSafe(run.scores(picture)).catch_unwind().await;
-    let (scores, timings) = run.unwrap_or_else(|_| Err(EngineError::Panicked.into()))?;
-    let stored = cache.store(key, &scores).await;
-    Ok(Scored {
-        scores,
-        timings,
-        cache: CacheUse::Miss { stored },
-    })
+    let ran = run.unwrap_or_else(|_| Err(EngineError::Panicked.into()))?;
+    let stored = cache.store(key, &ran.scores, ran.shape).await;
+    Ok(ran.scored(CacheUse::Miss { stored }))
 }
 
 /// Waits for somebody else's flight. The wait is all that this caller's time went into.
@@ -217,8 +194,35 @@ async fn within<T>(
         .unwrap_or(Err(ClassifyError::DeadlineExceeded))
 }
 
-fn sha256(bytes: &[u8]) -> Digest {
-    Digest::from_bytes(Sha256::digest(bytes).into())
+/// SHA-256 of a picture's file. A large one is hashed off the runtime.
+pub(super) async fn digest_of(picture: &Bytes) -> Result<Digest, ClassifyError> {
+    let sha256 = |bytes: &[u8]| Digest::from_bytes(Sha256::digest(bytes).into());
+    if picture.len() <= HASHED_AT_ONCE {
+        return Ok(sha256(picture));
+    }
+    let picture = picture.clone();
+    // It can only be lost when the runtime ends.
+    tokio::task::spawn_blocking(move || sha256(&picture))
+        .await
+        .map_err(|_| ClassifyError::Draining)
+}
+
+/// What a run on the engine gave.
+struct Ran {
+    scores: Arc<[f32]>,
+    shape: Shape,
+    timings: Timings,
+}
+
+impl Ran {
+    fn scored(self, cache: CacheUse) -> Scored {
+        Scored {
+            scores: self.scores,
+            shape: self.shape,
+            timings: self.timings,
+            cache,
+        }
+    }
 }
 
 /// One run on the engine, as its caller asked for it.
@@ -233,10 +237,11 @@ struct Run {
 
 impl Run {
     /// Hands the picture to the engine and waits for its scores. Dropped, it takes the job back.
-    async fn scores(self, picture: EncodedPicture) -> Result<(Arc<[f32]>, Timings), ClassifyError> {
+    async fn scores(self, picture: EncodedPicture) -> Result<Ran, ClassifyError> {
         let (reply, outcome) = oneshot::channel();
+        let shape = Arc::new(OnceLock::new());
         self.version.scheduler.submit(Job {
-            prepare: self.prepare(picture),
+            prepare: self.prepare(picture, Arc::clone(&shape)),
             flow: self.flow.clone(),
             priority: Priority::Normal,
             deadline: self.deadline,
@@ -246,19 +251,28 @@ impl Run {
         let done = outcome.await.map_err(|_| EngineError::Stopped)??;
         let raw = done.output.data();
         let scores = vision::scores(raw, 0..raw.len(), &self.version.output);
-        if scores.is_empty() {
-            return Err(ClassifyError::NoScores);
-        }
-        Ok((scores.into(), done.timings))
+        // Whatever ran was prepared, and had a header then.
+        let shape = shape.get().filter(|_| !scores.is_empty());
+        Ok(Ran {
+            shape: *shape.ok_or(ClassifyError::NoScores)?,
+            scores: scores.into(),
+            timings: done.timings,
+        })
     }
 
-    /// The work before the session: it runs on the instance's thread.
-    fn prepare(&self, picture: EncodedPicture) -> Prepare {
+    /// The work before the session: it runs on the instance's thread. Leaves what the header says in `told`.
+    fn prepare(&self, picture: EncodedPicture, told: Arc<OnceLock<Shape>>) -> Prepare {
         let (limits, budget) = (self.limits, self.budget.clone());
         let preprocessor = Arc::clone(&self.version.preprocessor);
         Box::new(move || {
-            let EncodedPicture { bytes, reservation } = picture;
+            let EncodedPicture {
+                bytes, reservation, ..
+            } = picture;
             let header = vision::read_header(&bytes, &limits).map_err(ClassifyError::from)?;
+            told.get_or_init(|| Shape {
+                format: header.format,
+                size: (header.width, header.height),
+            });
             // One picture within the pixel limit may need more than all share: then it runs alone.
             let share = budget.limit().saturating_sub(reservation.bytes());
             let pixels = budget.reserve(header.working_bytes.min(share))?;

@@ -120,7 +120,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             quiet(&settings)?;
             migrate::run(&args, &settings)
         }
-        Command::Openapi(args) => Ok(openapi::run(&args, &settings)),
+        Command::Openapi(args) => Ok(openapi::run(&args)),
         Command::Config(ConfigCommand::Check(args)) => config::run(&args, &settings),
     }
 }

@@ -16,6 +16,7 @@ mod limits;
 mod live;
 mod model_store;
 mod planned;
+mod predictions;
 mod server;
 mod sources;
 mod store;
@@ -31,6 +32,7 @@ pub use limits::LimitsConfig;
 pub use live::{Live, Reloaded, Reloader};
 pub use model_store::{ModelStoreConfig, Poll};
 pub use planned::CallbacksConfig;
+pub use predictions::PredictionsConfig;
 pub use server::ServerConfig;
 pub use sources::{ADMIN_TOKEN, Environment};
 pub use store::{Database, StoreConfig};
@@ -61,6 +63,8 @@ pub struct Config {
     pub backend: BackendConfig,
     /// Logs.
     pub telemetry: TelemetryConfig,
+    /// The prediction log.
+    pub predictions: PredictionsConfig,
     /// The archive of pictures.
     pub archive: ArchiveConfig,
     /// Callbacks.
@@ -163,6 +167,7 @@ impl Config {
         self.telemetry.validate()?;
         self.admin.validate()?;
         self.store.validate()?;
+        self.predictions.validate()?;
         self.archive.validate()?;
         self.bootstrap.validate()?;
         for (key, id) in self
@@ -309,6 +314,11 @@ mod tests {
                 &[],
                 &["admin.listen=nonsense"],
                 ["admin.listen", "address:port"],
+            ),
+            (
+                &[],
+                &["predictions.spool_max_bytes=1"],
+                ["predictions.spool_max_bytes", "at least"],
             ),
             (
                 &[],

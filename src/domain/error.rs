@@ -23,6 +23,8 @@ pub enum ErrorKind {
     ModelNotFound,
     /// The model has no such version.
     VersionNotFound,
+    /// No such prediction, or not one of the caller's.
+    PredictionNotFound,
     /// The route does not take this method.
     MethodNotAllowed,
     /// The request did not arrive in time.
@@ -65,7 +67,7 @@ pub enum ErrorKind {
 
 impl ErrorKind {
     /// Every kind, in the order of the error table.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::BadRequest,
         Self::MissingImage,
         Self::MissingCredentials,
@@ -74,6 +76,7 @@ impl ErrorKind {
         Self::NotFound,
         Self::ModelNotFound,
         Self::VersionNotFound,
+        Self::PredictionNotFound,
         Self::MethodNotAllowed,
         Self::RequestTimeout,
         Self::PayloadTooLarge,
@@ -95,6 +98,12 @@ impl ErrorKind {
         Self::StorageFull,
     ];
 
+    /// The kind of this name; `None` for one that this release does not know.
+    #[must_use]
+    pub fn named(code: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.code() == code)
+    }
+
     /// The stable name that programs compare, e.g. `model_not_found`.
     #[must_use]
     pub fn code(self) -> &'static str {
@@ -107,6 +116,7 @@ impl ErrorKind {
             Self::NotFound => "not_found",
             Self::ModelNotFound => "model_not_found",
             Self::VersionNotFound => "version_not_found",
+            Self::PredictionNotFound => "prediction_not_found",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::RequestTimeout => "request_timeout",
             Self::PayloadTooLarge => "payload_too_large",

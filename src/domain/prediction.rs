@@ -2,6 +2,8 @@
 //!
 //! Its time is the request's own, out of its `UUIDv7`; so is its day, and writing it twice is writing it once.
 
+use std::time::Duration;
+
 use chrono::{DateTime, NaiveDate, Utc};
 use uuid::Uuid;
 
@@ -119,6 +121,12 @@ impl Prediction {
     pub fn day(&self) -> NaiveDate {
         self.at().date_naive()
     }
+}
+
+/// Milliseconds with three decimals: microseconds are what the clock is good for.
+#[must_use]
+pub fn millis(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e3
 }
 
 /// The time in a `UUIDv7`; the epoch for an id that has none.

@@ -21,8 +21,11 @@ impl From<Error> for StoreError {
         };
         // These texts name no URL: they are what the system, the server and the file's library say.
         let reason = error.to_string();
+        let is_refused = error.as_database_error().is_some_and(refuses_a_value);
         if away {
             Self::Unavailable(reason)
+        } else if is_refused {
+            Self::Invalid(reason)
         } else {
             Self::Failed(reason)
         }
@@ -49,6 +52,19 @@ fn is_away(answer: &(dyn DatabaseError + 'static)) -> bool {
     }
 }
 
+/// Whether the database answered that it takes no such value, whenever it is asked.
+fn refuses_a_value(answer: &(dyn DatabaseError + 'static)) -> bool {
+    let code = answer.code();
+    let code = code.as_deref().unwrap_or_default();
+    if answer.try_downcast_ref::<PgDatabaseError>().is_some() {
+        // A data exception, or an integrity constraint.
+        code.starts_with("22") || code.starts_with("23")
+    } else {
+        let code = code.parse::<u32>().unwrap_or_default();
+        matches!(code & 0xff, TOO_BIG | CONSTRAINT | MISMATCH)
+    }
+}
+
 /// Whether another process has the database's file locked.
 pub(super) fn is_busy(error: &Error) -> bool {
     let code = error.as_database_error().and_then(DatabaseError::code);
@@ -63,6 +79,9 @@ const READ_ONLY: u32 = 8;
 const IO: u32 = 10;
 const FULL: u32 = 13;
 const CANNOT_OPEN: u32 = 14;
+const TOO_BIG: u32 = 18;
+const CONSTRAINT: u32 = 19;
+const MISMATCH: u32 = 20;
 
 /// By SQLSTATE, see PostgreSQL's appendix of error codes.
 fn is_away_on_postgres(code: &str) -> bool {

@@ -50,6 +50,9 @@ pub enum StoreError {
     /// The database cannot be reached or did not answer in time; the text is for the log.
     #[error("the database is away: {0}")]
     Unavailable(String),
+    /// The database takes no such value; the text is for the log.
+    #[error("the database refused a value: {0}")]
+    Invalid(String),
     /// The database holds or says what it should not; the text is for the log.
     #[error("the database failed: {0}")]
     Failed(String),

@@ -21,6 +21,7 @@ use crate::access::Access;
 use crate::admin::{Admin, Event};
 use crate::api::problem::ApiError;
 use crate::classify::{Classifier, Phase};
+use crate::predictions::LogStatus;
 
 /// The gateway.
 pub(super) struct GatewayApi {
@@ -47,6 +48,8 @@ struct StatusView {
     uptime_s: i64,
     /// The database.
     store: StoreView,
+    /// The prediction log of this replica; `null` where predictions are not logged.
+    predictions: Option<LogView>,
     /// Models and versions.
     models: ModelsCount,
     /// Callers.
@@ -64,6 +67,53 @@ struct StoreView {
     away_since: Option<String>,
     /// The revision of tenants, keys and wishes that is in force here.
     revision: i64,
+}
+
+/// The prediction log: what happened since the start, and what waits.
+#[derive(Object)]
+struct LogView {
+    /// `ok`; `waiting` where the database does not take predictions; `failing` where the spool cannot be written.
+    status: String,
+    /// Bytes that wait in the spool for the database.
+    waiting_bytes: u64,
+    /// Predictions that were written to the spool.
+    spooled: u64,
+    /// Predictions that the database took.
+    stored: u64,
+    /// Predictions whose answers went out although they could not be written.
+    unlogged: u64,
+    /// Predictions whose answers waited no longer for the spool.
+    late: u64,
+    /// Predictions that were lost before the database had them, as the spool was full.
+    lost: u64,
+    /// Records that were found damaged in the spool, or torn at their end by a crash.
+    damaged: u64,
+    /// Predictions that the database takes in no form.
+    refused: u64,
+    /// Predictions that were too old to be kept when the database could take them.
+    expired: u64,
+}
+
+impl LogView {
+    fn of(log: &LogStatus) -> Self {
+        let status = match (&log.trouble, &log.away) {
+            (Some(_), _) => "failing",
+            (None, Some(_)) => "waiting",
+            (None, None) => "ok",
+        };
+        Self {
+            status: status.to_owned(),
+            waiting_bytes: log.waiting_bytes,
+            spooled: log.spooled,
+            stored: log.stored,
+            unlogged: log.unlogged,
+            late: log.late,
+            lost: log.lost,
+            damaged: log.damaged,
+            refused: log.refused,
+            expired: log.expired,
+        }
+    }
 }
 
 /// Models and versions.
@@ -163,6 +213,7 @@ impl GatewayApi {
                 away_since: status.store.away_since.map(time),
                 revision: status.store.revision,
             },
+            predictions: status.log.as_ref().map(LogView::of),
             models: ModelsCount {
                 models: status.models,
                 versions: Any(Value::Object(versions)),

@@ -1,21 +1,18 @@
 //! The admin plane: what operators call. One file a resource; every handler takes a [`call::Call`], and so runs for nobody
 //! whose token has not the role.
 
-use std::collections::HashMap;
-use std::marker::PhantomData;
 use std::sync::Arc;
 
 use poem::endpoint::BoxEndpoint;
 use poem::http::{HeaderValue, Method, StatusCode, header};
 use poem::{Endpoint as _, EndpointExt as _, Response};
-use poem_openapi::registry::{MetaApi, Registry};
 use poem_openapi::{OpenApi, OpenApiService};
 use tokio_util::sync::CancellationToken;
 
-use super::DataPlane;
 use super::data::HealthApi;
 use super::listener::RequestId;
 use super::problem;
+use super::{DataPlane, Described};
 use crate::access::Access;
 use crate::admin::Admin;
 
@@ -26,6 +23,7 @@ mod gateway;
 mod json;
 mod keys;
 mod models;
+mod predictions;
 mod tenants;
 mod tokens;
 mod upload;
@@ -52,6 +50,7 @@ type AdminApis = (
     models::ModelsApi,
     versions::VersionsApi,
     aliases::AliasesApi,
+    predictions::PredictionsApi,
     audit::AuditApi,
     gateway::GatewayApi,
     HealthApi,
@@ -65,6 +64,7 @@ fn apis(plane: &AdminPlane) -> AdminApis {
         models::ModelsApi::new(plane),
         versions::VersionsApi::new(plane),
         aliases::AliasesApi::new(plane),
+        predictions::PredictionsApi::new(plane),
         audit::AuditApi::new(plane),
         gateway::GatewayApi::new(plane),
         HealthApi::new(&plane.data),
@@ -80,22 +80,7 @@ fn service<A: OpenApi>(apis: A) -> OpenApiService<A, ()> {
 /// The admin plane's OpenAPI document, JSON. Needs no gateway: it depends on no model and no database.
 #[must_use]
 pub fn document() -> String {
-    service(Described::<AdminApis>(PhantomData)).spec()
-}
-
-/// APIs that are only described and never served.
-struct Described<A>(PhantomData<A>);
-
-impl<A: OpenApi> OpenApi for Described<A> {
-    fn meta() -> Vec<MetaApi> {
-        A::meta()
-    }
-
-    fn register(registry: &mut Registry) {
-        A::register(registry);
-    }
-
-    fn add_routes(self, _: &mut HashMap<String, HashMap<Method, BoxEndpoint<'static>>>) {}
+    service(Described::<AdminApis>::default()).spec()
 }
 
 /// Every route of the admin plane, with the error table around them.

@@ -6,6 +6,7 @@ use poem_openapi::{Object, Union};
 
 use crate::api::problem::Problem;
 use crate::classify::{Classification, Route, ScoredClass};
+use crate::domain::prediction::{PredictedClass, Spent, millis};
 use crate::domain::rollout::Rollout;
 
 /// The answer for one picture.
@@ -35,7 +36,7 @@ pub(super) struct ClassifyResponse {
 
 /// A class and its confidence.
 #[derive(Clone, Debug, Object)]
-pub(super) struct ClassView {
+pub(in crate::api) struct ClassView {
     /// The label, or the decimal index where the model has none.
     pub(super) class: String,
     /// The output's index.
@@ -54,7 +55,7 @@ pub(super) struct RolloutView {
 
 /// Where the time went, in milliseconds. A cached answer was not decoded, did not wait and ran nothing.
 #[derive(Clone, Debug, Object)]
-pub(super) struct TimingView {
+pub(in crate::api) struct TimingView {
     /// Decoding and preprocessing.
     pub(super) decode: f64,
     /// Waiting: for a core, or for the same picture that was under way for somebody else.
@@ -144,6 +145,15 @@ impl ClassView {
             confidence: class.confidence,
         }
     }
+
+    /// A class as it was recorded.
+    pub(in crate::api) fn recorded(class: PredictedClass) -> Self {
+        Self {
+            class: class.class,
+            index: class.index,
+            confidence: class.confidence,
+        }
+    }
 }
 
 impl RolloutView {
@@ -155,6 +165,16 @@ impl RolloutView {
 }
 
 impl TimingView {
+    /// Where the time went, as it was recorded.
+    pub(in crate::api) fn recorded(spent: Spent) -> Self {
+        Self {
+            decode: spent.decode,
+            queue: spent.queue,
+            inference: spent.inference,
+            total: spent.total,
+        }
+    }
+
     /// The `Server-Timing` header.
     pub(super) fn header(&self) -> String {
         format!(
@@ -162,9 +182,4 @@ impl TimingView {
             self.decode, self.queue, self.inference, self.total
         )
     }
-}
-
-/// Milliseconds with three decimals: microseconds are what the clock is good for.
-pub(super) fn millis(duration: Duration) -> f64 {
-    (duration.as_secs_f64() * 1e6).round() / 1e3
 }

@@ -10,11 +10,10 @@ use poem_openapi::payload::{Json, Response};
 use poem_openapi::registry::Registry;
 use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions, OpenApi};
 
-use super::answer::{
-    BatchItem, BatchRefusal, BatchResponse, BatchResult, ClassifyResponse, millis,
-};
+use super::answer::{BatchItem, BatchRefusal, BatchResponse, BatchResult, ClassifyResponse};
 use super::body::{BodyLimits, CountedBody, Form, PictureBody, Received, missing, not_empty};
 use super::{headers, json, multipart};
+use crate::access::Taken;
 use crate::api::DataPlane;
 use crate::api::listener::RequestId;
 use crate::api::problem::ApiError;
@@ -25,6 +24,7 @@ use crate::classify::{
 };
 use crate::config::{LimitsConfig, Live};
 use crate::domain::error::ErrorKind;
+use crate::domain::prediction::{Asked, millis};
 
 /// Pictures in, labels out.
 pub struct ClassifyApi {
@@ -35,7 +35,6 @@ pub struct ClassifyApi {
 /// A request on its way: what every step needs.
 struct Call {
     id: RequestId,
-    started: Instant,
     holder: Authorized<ToClassify>,
     caller: Caller,
 }
@@ -43,7 +42,14 @@ struct Call {
 impl Call {
     /// The request's head, just arrived, from the holder of a key.
     fn of(request: &Request, holder: Authorized<ToClassify>) -> Result<Self, ApiError> {
-        let started = Instant::now();
+        let (id, started) = (RequestId::of(request), Instant::now());
+        let asked = Asked {
+            request_id: id.0,
+            tenant: holder.tenant_id(),
+            key: holder.key(),
+            client_request_id: headers::client_request_id(request.headers()),
+            trace_id: headers::trace_id(request.headers()),
+        };
         let caller = Caller {
             // Keys of one tenant share their turn and their results: more keys are no more of either.
             name: Arc::clone(holder.tenant()),
@@ -52,17 +58,19 @@ impl Call {
             // A time beyond the clock's end is none.
             deadline: headers::timeout(request.headers())?
                 .and_then(|time| started.checked_add(time)),
+            since: started,
+            asked: Some(Arc::new(asked)),
         };
-        Ok(Self {
-            id: RequestId::of(request),
-            started,
-            holder,
-            caller,
-        })
+        Ok(Self { id, holder, caller })
     }
 
     fn response(&self, answer: Classification, route: &Route) -> ClassifyResponse {
-        ClassifyResponse::of(answer, route, &self.id.to_string(), self.started.elapsed())
+        ClassifyResponse::of(
+            answer,
+            route,
+            &self.id.to_string(),
+            self.caller.since.elapsed(),
+        )
     }
 
     /// The outcome of `work`, unless the caller's own time is over before.
@@ -139,19 +147,11 @@ impl ClassifyApi {
         body: PictureBody<false>,
     ) -> Result<Response<Json<ClassifyResponse>>, ApiError> {
         let route = self.admit(&call, &target)?;
-        self.classifier.check_options(&route, &options)?;
-        let limits = BodyLimits::one(call.holder.image_bytes(self.limits.load().max_image_bytes));
-        let (form, body) = body.open(limits, self.classifier.budget())?;
-        let reservation = body.reservation();
-        let pictures = self.pictures(form, body, limits, &["file"], &mut options);
-        let mut pictures = call.in_time(pictures).await?;
-        self.classifier.check_options(&route, &options)?;
-        let received = pictures.pop().ok_or_else(missing)?;
-        let picture = EncodedPicture {
-            bytes: received.bytes?,
-            reservation,
+        let received = self.receive_one(&call, &route, &mut options, body).await;
+        let (picture, mut taken) = match received {
+            Ok(received) => received,
+            Err(error) => return Err(self.refused(&call, &route, 0, error).await),
         };
-        let mut taken = call.holder.spend(1)?;
         let answer = self
             .classifier
             .classify(&route, picture, options, &call.caller)
@@ -166,6 +166,61 @@ impl ClassifyApi {
             .header(headers::CACHE_STATUS, cache))
     }
 
+    /// The picture of a request, and what it takes of the day's.
+    async fn receive_one<'a>(
+        &self,
+        call: &'a Call,
+        route: &Route,
+        options: &mut Options,
+        body: PictureBody<false>,
+    ) -> Result<(EncodedPicture, Taken<'a>), ApiError> {
+        self.classifier.check_options(route, options)?;
+        let limits = BodyLimits::one(call.holder.image_bytes(self.limits.load().max_image_bytes));
+        let (form, body) = body.open(limits, self.classifier.budget())?;
+        let reservation = body.reservation();
+        let pictures = self.pictures(form, body, limits, &["file"], options);
+        let mut pictures = call.in_time(pictures).await?;
+        self.classifier.check_options(route, options)?;
+        let received = pictures.pop().ok_or_else(missing)?;
+        let picture = EncodedPicture {
+            index: 0,
+            bytes: received.bytes?,
+            reservation,
+        };
+        Ok((picture, call.holder.spend(1)?))
+    }
+
+    /// The pictures of a request, what holds their bytes, and what they take of the day's.
+    async fn receive_batch<'a>(
+        &self,
+        call: &'a Call,
+        route: &Route,
+        options: &mut Options,
+        body: PictureBody<true>,
+    ) -> Result<(Vec<Received>, Arc<Reservation>, Taken<'a>), ApiError> {
+        self.classifier.check_options(route, options)?;
+        let limits = BodyLimits::batch(
+            call.holder.image_bytes(self.limits.load().max_image_bytes),
+            self.limits.load().max_batch_images,
+        );
+        let (form, body) = body.open(limits, self.classifier.budget())?;
+        let reservation = body.reservation();
+        let fields = ["files", "file"];
+        let pictures = self.pictures(form, body, limits, &fields, options);
+        let pictures = call.in_time(pictures).await?;
+        self.classifier.check_options(route, options)?;
+        let taken = call.holder.spend(pictures.len())?;
+        Ok((pictures, reservation, taken))
+    }
+
+    /// A picture of an admitted request that was refused before it was looked at: it is recorded like any other.
+    async fn refused(&self, call: &Call, route: &Route, index: u32, error: ApiError) -> ApiError {
+        self.classifier
+            .refuse(route, &call.caller, index, error.kind())
+            .await;
+        error
+    }
+
     async fn batch(
         &self,
         call: Call,
@@ -174,18 +229,11 @@ impl ClassifyApi {
         body: PictureBody<true>,
     ) -> Result<Response<Json<BatchResponse>>, ApiError> {
         let route = self.admit(&call, &target)?;
-        self.classifier.check_options(&route, &options)?;
-        let limits = BodyLimits::batch(
-            call.holder.image_bytes(self.limits.load().max_image_bytes),
-            self.limits.load().max_batch_images,
-        );
-        let (form, body) = body.open(limits, self.classifier.budget())?;
-        let reservation = body.reservation();
-        let fields = ["files", "file"];
-        let pictures = self.pictures(form, body, limits, &fields, &mut options);
-        let pictures = call.in_time(pictures).await?;
-        self.classifier.check_options(&route, &options)?;
-        let mut taken = call.holder.spend(pictures.len())?;
+        let received = self.receive_batch(&call, &route, &mut options, body).await;
+        let (pictures, reservation, mut taken) = match received {
+            Ok(received) => received,
+            Err(error) => return Err(self.refused(&call, &route, 0, error).await),
+        };
         let answers = pictures.into_iter().enumerate().map(|(index, received)| {
             let reservation = Arc::clone(&reservation);
             self.item(&call, &route, options, index, received, reservation)
@@ -195,7 +243,7 @@ impl ClassifyApi {
         let results = futures_util::stream::iter(answers).buffered(side_by_side);
         let (results, uses): (Vec<_>, Vec<_>) = results.unzip().await;
         taken.give_back(results.iter().filter(|result| result.is_ours()).count());
-        let total = millis(call.started.elapsed());
+        let total = millis(call.caller.since.elapsed());
         let (request_id, model) = (call.id.to_string(), route.model().to_string());
         let response = Response::new(Json(BatchResponse {
             request_id,
@@ -219,15 +267,21 @@ impl ClassifyApi {
         Received { filename, bytes }: Received,
         reservation: Arc<Reservation>,
     ) -> (BatchResult, Option<CacheUse>) {
+        // A batch has a few pictures.
+        let place = u32::try_from(index).unwrap_or(u32::MAX);
         let outcome = match bytes {
             Ok(bytes) => {
-                let picture = EncodedPicture { bytes, reservation };
+                let picture = EncodedPicture {
+                    index: place,
+                    bytes,
+                    reservation,
+                };
                 let answer = self
                     .classifier
                     .classify(route, picture, options, &call.caller);
                 answer.await.map_err(ApiError::from)
             }
-            Err(refused) => Err(refused),
+            Err(error) => Err(self.refused(call, route, place, error).await),
         };
         match outcome {
             Ok(answer) => {

@@ -78,6 +78,37 @@ pub(super) fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, ApiError>
         })
 }
 
+/// The client's own name for the request, as far as it is worth remembering.
+const CLIENT_REQUEST_ID: &str = "X-Request-Id";
+const LONGEST_NAME: usize = 200;
+
+/// The client's own name for its request: it is remembered and never adopted. What is no printable ASCII is none.
+pub(super) fn client_request_id(headers: &HeaderMap) -> Option<String> {
+    let name = headers.get(CLIENT_REQUEST_ID)?.to_str().ok()?.trim();
+    let name = name.get(..LONGEST_NAME).unwrap_or(name);
+    (!name.is_empty()).then(|| name.to_owned())
+}
+
+/// The trace that a request belongs to, by its `traceparent` (W3C Trace Context); `None` where it is not well formed.
+pub(super) fn trace_id(headers: &HeaderMap) -> Option<String> {
+    let mut values = headers.get_all("traceparent").iter();
+    let value = values.next()?.to_str().ok()?.trim();
+    let mut parts = value.split('-');
+    let (version, trace, parent, flags) =
+        (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let hex = |part: &str, length| {
+        let plain = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+        part.len() == length && part.bytes().all(plain)
+    };
+    let some = |part: &str| part.bytes().any(|byte| byte != b'0');
+    let is_whole = hex(version, 2) && hex(trace, 32) && hex(parent, 16) && hex(flags, 2);
+    // A later version may say more; the first must not.
+    let has_more = parts.next().is_some();
+    let is_known = version != "ff" && (version != "00" || !has_more);
+    let is_one = values.next().is_none();
+    (is_whole && is_known && is_one && some(trace) && some(parent)).then(|| trace.to_owned())
+}
+
 /// The header `Cache-Status` (RFC 9211).
 pub(super) fn cache_status(cache: CacheUse) -> String {
     match cache {
@@ -182,6 +213,42 @@ mod tests {
             assert_eq!(error.kind(), ErrorKind::BadRequest, "{bad:?}");
         }
         assert!(read(&[b"1", b"1"]).is_err(), "twice is none");
+    }
+
+    #[test]
+    fn a_trace_is_told_by_a_well_formed_parent() {
+        let trace = "0af7651916cd43dd8448eb211c80319c";
+        let parent = format!("00-{trace}-b7ad6b7169203331-01");
+        let read = |lines: &[&[u8]]| trace_id(&headers("traceparent", lines));
+        assert_eq!(read(&[parent.as_bytes()]).as_deref(), Some(trace));
+        let later = format!("cc-{trace}-b7ad6b7169203331-01-what-the-future-will-be-like");
+        assert_eq!(read(&[later.as_bytes()]).as_deref(), Some(trace));
+        for bad in [
+            String::new(),
+            trace.to_owned(),
+            parent.replace("00-", "ff-"),
+            parent.replace(trace, &"0".repeat(32)),
+            parent.replace("b7ad6b7169203331", "0000000000000000"),
+            parent.to_uppercase(),
+            format!("{parent}-more"),
+            parent.replace("-01", "-1"),
+            format!("{parent}\u{e4}"),
+        ] {
+            assert_eq!(read(&[bad.as_bytes()]), None, "{bad}");
+        }
+        assert_eq!(read(&[parent.as_bytes(), parent.as_bytes()]), None);
+        assert_eq!(read(&[]), None);
+    }
+
+    #[test]
+    fn a_clients_name_is_short_and_printable() {
+        let read = |name: &[u8]| client_request_id(&headers("x-request-id", &[name]));
+        assert_eq!(read(b" order 66 ").as_deref(), Some("order 66"));
+        assert_eq!(read(&[b'x'; 300]).map(|name| name.len()), Some(200));
+        for none in [&b""[..], b"  ", b"\xff", "\u{e4}".as_bytes()] {
+            assert_eq!(read(none), None);
+        }
+        assert_eq!(client_request_id(&HeaderMap::new()), None);
     }
 
     #[test]

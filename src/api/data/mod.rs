@@ -9,10 +9,13 @@ mod health;
 mod json;
 mod models;
 mod multipart;
+mod predictions;
 
+pub(in crate::api) use answer::{ClassView, TimingView};
 pub use classify::ClassifyApi;
 pub use documented::{Documented, Limited};
 pub use health::HealthApi;
 pub use models::ModelsApi;
 pub(in crate::api) use models::{ModelView, VersionView};
 pub(in crate::api) use multipart::refusal as multipart_refusal;
+pub use predictions::PredictionsApi;

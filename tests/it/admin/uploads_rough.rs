@@ -239,9 +239,11 @@ async fn a_read_only_store_serves_and_takes_no_upload() {
     mode(&store.path().join("rgb-f32"), 0o555);
     let url = store.path().to_string_lossy().into_owned();
     let database = format!("sqlite://{}/lensgate.db", config.display());
+    let spool = format!("{}/spool", config.display());
     let variables = [
         ("LENSGATE__MODEL_STORE__URL", &*url),
         ("LENSGATE__STORE__URL", &*database),
+        ("LENSGATE__PREDICTIONS__SPOOL", &*spool),
     ];
     let served = Served::start_by(as_somebody_else(&program), place.path(), &variables);
     let client = gateway::client();

@@ -425,7 +425,10 @@ async fn many_rows_go_in_at_once(database: &TestDatabase) {
         let refused = store
             .add_predictions(&[prediction(at(0), 3), poisoned])
             .await;
-        assert!(matches!(refused, Err(StoreError::Failed(_))), "{refused:?}");
+        assert!(
+            matches!(refused, Err(StoreError::Invalid(_))),
+            "{refused:?}"
+        );
         assert_eq!(store.add_predictions(&[prediction(at(0), 3)]).await, Ok(1));
     }
 }

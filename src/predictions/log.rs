@@ -1,0 +1,248 @@
+//! The log as the request path sees it: a record is handed over and is in a file a moment later, whatever the database does.
+
+use std::cmp::Reverse;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::record;
+use super::spool::{Position, Spool, SpoolSettings};
+use crate::config::PredictionsConfig;
+use crate::domain::clock::Clock;
+use crate::domain::prediction::Prediction;
+use crate::store::{PredictionFilter, PredictionMark};
+
+/// How long an answer waits for its record.
+const LONGEST_WAIT: Duration = Duration::from_millis(20);
+
+/// Why there is no log.
+#[derive(Debug, thiserror::Error)]
+#[error("the prediction spool {folder} cannot be used: {reason}")]
+pub struct LogError {
+    /// The folder that the settings name.
+    folder: String,
+    /// The system's reason.
+    reason: std::io::Error,
+}
+
+/// What happened to predictions since the start, and what waits.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LogStatus {
+    /// Bytes that the database does not have yet.
+    pub waiting_bytes: u64,
+    /// Predictions that were written to the spool.
+    pub spooled: u64,
+    /// Predictions that the database took.
+    pub stored: u64,
+    /// Predictions whose answers went out although they could not be written.
+    pub unlogged: u64,
+    /// Predictions whose answers did not wait any longer; written or unlogged a little later.
+    pub late: u64,
+    /// Predictions that were lost before the database had them, as the spool was full.
+    pub lost: u64,
+    /// Records that were found damaged, or torn at their end by a crash.
+    pub damaged: u64,
+    /// Predictions that the database takes in no form.
+    pub refused: u64,
+    /// Predictions that were older than is kept when the database could take them.
+    pub expired: u64,
+    /// Why the spool cannot be written.
+    pub trouble: Option<String>,
+    /// Why the database does not take predictions.
+    pub away: Option<String>,
+}
+
+/// Counts of what the writer does.
+#[derive(Debug, Default)]
+pub(super) struct WriterCounts {
+    pub(super) stored: AtomicU64,
+    pub(super) refused: AtomicU64,
+    pub(super) expired: AtomicU64,
+    pub(super) away: std::sync::Mutex<Option<String>>,
+}
+
+/// Predictions on their way to the database.
+#[derive(Debug)]
+pub struct PredictionLog {
+    spool: Spool,
+    late: AtomicU64,
+    pub(super) writer: WriterCounts,
+}
+
+/// Predictions out of the spool.
+pub(super) struct Waiting {
+    /// In the order in which they were handed over.
+    pub(super) predictions: Vec<Prediction>,
+    /// Where the next ones begin; `None` where nothing was read.
+    pub(super) end: Option<Position>,
+}
+
+impl PredictionLog {
+    /// Opens the spool, with what another process left in it.
+    ///
+    /// # Errors
+    /// When the folder cannot be made or written.
+    pub fn open(config: &PredictionsConfig, clock: Arc<dyn Clock>) -> Result<Arc<Self>, LogError> {
+        let settings = SpoolSettings {
+            max_bytes: config.spool_max_bytes,
+            fsync: config.fsync,
+        };
+        let opened = Spool::open(&config.spool, settings, clock);
+        let spool = opened.map_err(|reason| failed(&config.spool, reason))?;
+        Ok(Arc::new(Self {
+            spool,
+            late: AtomicU64::new(0),
+            writer: WriterCounts::default(),
+        }))
+    }
+
+    /// Hands a prediction over, and waits until it is written or it is time to answer in any case.
+    pub async fn record(&self, prediction: &Prediction) {
+        let Some(handed_over) = self.spool.hand_over(&record::encode(prediction)) else {
+            return;
+        };
+        // What fails is counted and said by the spool.
+        let written = tokio::time::timeout(LONGEST_WAIT, handed_over.written()).await;
+        if written.is_err() {
+            self.late.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// What of a request the database does not have yet.
+    ///
+    /// # Errors
+    /// When the spool cannot be read.
+    pub async fn waiting_of(
+        self: &Arc<Self>,
+        request_id: Uuid,
+    ) -> Result<Vec<Prediction>, std::io::Error> {
+        let asked = crate::domain::prediction::time_of(request_id).timestamp_millis();
+        let asked = u64::try_from(asked).unwrap_or_default();
+        self.look_back(move |spool| {
+            let mut found = Vec::new();
+            spool.look_back(|records, begun| {
+                let of_it = records.filter(|record| record::is_of(record, request_id));
+                found.extend(of_it.filter_map(record::decode));
+                // What lies in front was handed over before the request came.
+                begun < asked
+            })?;
+            Ok(found)
+        })
+        .await
+    }
+
+    /// The `limit` newest before `after` that the database does not have yet, newest first.
+    ///
+    /// # Errors
+    /// When the spool cannot be read.
+    pub async fn waiting(
+        self: &Arc<Self>,
+        filter: PredictionFilter,
+        after: Option<PredictionMark>,
+        limit: usize,
+    ) -> Result<Vec<Prediction>, std::io::Error> {
+        self.look_back(move |spool| {
+            let mut found: Vec<Prediction> = Vec::new();
+            spool.look_back(|records, begun| {
+                let wanted = records.filter_map(record::decode).filter(|one| {
+                    after.is_none_or(|after| PredictionMark::of(one) < after)
+                        && filter.holds_for(one)
+                });
+                found.extend(wanted);
+                found.sort_by_key(|one| Reverse(PredictionMark::of(one)));
+                found.truncate(limit);
+                // What lies in front is older than all of these.
+                let last = found.last().map(|last| last.at().timestamp_millis());
+                let last = last.and_then(|last| u64::try_from(last).ok());
+                found.len() == limit && last.is_some_and(|last| last >= begun)
+            })?;
+            Ok(found)
+        })
+        .await
+    }
+
+    async fn look_back(
+        self: &Arc<Self>,
+        look: impl FnOnce(&Spool) -> Result<Vec<Prediction>, std::io::Error> + Send + 'static,
+    ) -> Result<Vec<Prediction>, std::io::Error> {
+        if self.spool.waiting() == 0 {
+            return Ok(Vec::new());
+        }
+        let log = Arc::clone(self);
+        let looked = tokio::task::spawn_blocking(move || look(&log.spool)).await;
+        looked.map_err(std::io::Error::other)?
+    }
+
+    /// Reads what the database is to have next.
+    pub(super) async fn read(self: &Arc<Self>, most: usize) -> Result<Waiting, std::io::Error> {
+        let log = Arc::clone(self);
+        let read = move || {
+            let batched = log.spool.read(most)?;
+            let decoded = batched.records.iter().map(|record| record::decode(record));
+            let predictions: Vec<Prediction> = decoded.flatten().collect();
+            let undecoded = batched.records.len() - predictions.len();
+            if undecoded > 0 {
+                log.writer
+                    .refused
+                    .fetch_add(count(undecoded), Ordering::Relaxed);
+                tracing::error!(
+                    undecoded,
+                    "the spool holds records that are no predictions: they are left out"
+                );
+            }
+            Ok(Waiting {
+                predictions,
+                end: batched.end,
+            })
+        };
+        let read = tokio::task::spawn_blocking(read).await;
+        read.map_err(std::io::Error::other)?
+    }
+
+    /// All up to `end` is in the database.
+    pub(super) fn advance(&self, end: Position) -> Result<(), std::io::Error> {
+        self.spool.advance(end)
+    }
+
+    /// Waits until something was handed over.
+    pub(super) async fn written(&self) {
+        self.spool.written().await;
+    }
+
+    /// What happened since the start, and what waits.
+    #[must_use]
+    pub fn status(&self) -> LogStatus {
+        let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let counts = self.spool.counts();
+        let away = self.writer.away.lock();
+        LogStatus {
+            waiting_bytes: self.spool.waiting(),
+            spooled: of(&counts.written),
+            stored: of(&self.writer.stored),
+            unlogged: of(&counts.failed),
+            late: of(&self.late),
+            lost: of(&counts.shed),
+            damaged: of(&counts.damaged),
+            refused: of(&self.writer.refused),
+            expired: of(&self.writer.expired),
+            trouble: self.spool.trouble(),
+            away: away
+                .unwrap_or_else(std::sync::PoisonError::into_inner)
+                .clone(),
+        }
+    }
+}
+
+fn failed(folder: &Path, reason: std::io::Error) -> LogError {
+    LogError {
+        folder: folder.display().to_string(),
+        reason,
+    }
+}
+
+pub(super) fn count(number: usize) -> u64 {
+    u64::try_from(number).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,154 @@
+//! What was predicted, out of the store and out of what this replica's spool still holds: a prediction is there for who asks
+//! for it as soon as its answer is.
+
+use std::cmp::Reverse;
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use super::PredictionLog;
+use crate::domain::error::ErrorKind;
+use crate::domain::operator::AuditEntry;
+use crate::domain::prediction::Prediction;
+use crate::domain::tenant::TenantId;
+use crate::store::{PredictionFilter, PredictionMark, Store, StoreError};
+
+/// Reads and deletes predictions.
+#[derive(Clone)]
+pub struct Predictions {
+    store: Arc<dyn Store>,
+    log: Option<Arc<PredictionLog>>,
+}
+
+/// Why predictions were not read or deleted; the texts are for the log.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// The database cannot be reached.
+    #[error("the database is away: {0}")]
+    Away(String),
+    /// The database or the spool holds what it should not.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl ReadError {
+    /// The kind, as clients tell failures apart.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Away(_) => ErrorKind::StoreUnavailable,
+            Self::Failed(_) => ErrorKind::Internal,
+        }
+    }
+}
+
+impl From<StoreError> for ReadError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Unavailable(cause) => Self::Away(cause),
+            other => Self::Failed(other.to_string()),
+        }
+    }
+}
+
+impl From<std::io::Error> for ReadError {
+    fn from(error: std::io::Error) -> Self {
+        Self::Failed(format!("the prediction spool cannot be read: {error}"))
+    }
+}
+
+/// Some predictions, newest first.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Page {
+    /// The predictions.
+    pub items: Vec<Prediction>,
+    /// The `after` of the next page; `None` where this is the last.
+    pub next: Option<PredictionMark>,
+}
+
+impl Predictions {
+    /// Over the store, and the log of this replica where there is one.
+    #[must_use]
+    pub fn new(store: Arc<dyn Store>, log: Option<Arc<PredictionLog>>) -> Self {
+        Self { store, log }
+    }
+
+    /// The log of this replica.
+    #[must_use]
+    pub fn log(&self) -> Option<&Arc<PredictionLog>> {
+        self.log.as_ref()
+    }
+
+    /// The pictures of a request, in their order; of any tenant, or of one alone.
+    ///
+    /// # Errors
+    /// When the store is away and the spool does not have it either.
+    pub async fn find(
+        &self,
+        request_id: Uuid,
+        tenant: Option<TenantId>,
+    ) -> Result<Vec<Prediction>, ReadError> {
+        // The spool first: what leaves it meanwhile is in the store then.
+        let mut found = match &self.log {
+            Some(log) => log.waiting_of(request_id).await?,
+            None => Vec::new(),
+        };
+        found.retain(|one| tenant.is_none_or(|tenant| one.asked.tenant == tenant));
+        match self.store.find_predictions(request_id, tenant).await {
+            Ok(stored) => found.extend(stored),
+            Err(StoreError::Unavailable(_)) if !found.is_empty() => {}
+            Err(error) => return Err(error.into()),
+        }
+        found.sort_by_key(|one| one.index);
+        found.dedup_by_key(|one| one.index);
+        Ok(found)
+    }
+
+    /// A page of the predictions that a filter leaves, newest first.
+    ///
+    /// # Errors
+    /// When the store is away.
+    pub async fn list(
+        &self,
+        filter: &PredictionFilter,
+        after: Option<PredictionMark>,
+        limit: u32,
+    ) -> Result<Page, ReadError> {
+        let most = usize::try_from(limit).unwrap_or(usize::MAX);
+        let mut found = match &self.log {
+            Some(log) => {
+                let waiting = log.waiting(filter.clone(), after, most.saturating_add(1));
+                waiting.await?
+            }
+            None => Vec::new(),
+        };
+        let stored = self
+            .store
+            .list_predictions(filter, after, limit.saturating_add(1));
+        found.extend(stored.await?);
+        found.sort_by_key(|one| Reverse(PredictionMark::of(one)));
+        found.dedup_by_key(|one| PredictionMark::of(one));
+        let more = found.len() > most;
+        found.truncate(most);
+        Ok(Page {
+            next: found.last().filter(|_| more).map(PredictionMark::of),
+            items: found,
+        })
+    }
+
+    /// Deletes all predictions of a tenant that were asked for until now, those that are still in a spool somewhere included.
+    ///
+    /// # Errors
+    /// When the store is away. Where it goes away in the middle, the rest is deleted later.
+    pub async fn purge(
+        &self,
+        tenant: TenantId,
+        until: DateTime<Utc>,
+        audit: &AuditEntry,
+    ) -> Result<(), ReadError> {
+        self.store.purge_predictions(tenant, until, audit).await?;
+        while self.store.erase_predictions(tenant).await? > 0 {}
+        Ok(())
+    }
+}

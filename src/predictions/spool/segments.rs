@@ -1,0 +1,274 @@
+//! The segments of a spool: which files there are, how far each is written, how far all of it is read.
+//!
+//! A new process begins a new segment and never adds to an old one: an end that was torn by a crash stays an end. What is read
+//! is deleted, a segment at a time; how far it is read is remembered beside them, and may be a little behind the truth.
+
+use std::collections::VecDeque;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+/// A place in a spool.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Position {
+    /// The number of the segment.
+    pub(super) segment: u64,
+    /// Bytes from its beginning.
+    pub(super) offset: u64,
+}
+
+/// A file of the spool.
+#[derive(Clone, Debug)]
+pub(super) struct Segment {
+    pub(super) number: u64,
+    /// When it was begun, in milliseconds since the epoch: all that lies in the ones before it is older.
+    pub(super) begun: u64,
+    pub(super) path: PathBuf,
+    /// Bytes that are known to be written.
+    pub(super) length: u64,
+}
+
+/// What is left of a segment.
+#[derive(Clone, Debug)]
+pub(super) struct Rest {
+    pub(super) segment: Segment,
+    /// Where it begins.
+    pub(super) offset: u64,
+    /// Whether nothing will be added to the segment.
+    pub(super) is_closed: bool,
+}
+
+impl Rest {
+    /// Where it begins.
+    pub(super) fn position(&self) -> Position {
+        Position {
+            segment: self.segment.number,
+            offset: self.offset,
+        }
+    }
+}
+
+/// The segments of a folder, in order.
+#[derive(Debug)]
+pub(super) struct Segments {
+    folder: PathBuf,
+    list: VecDeque<Segment>,
+    /// Whether the last one is being written.
+    is_open: bool,
+    read: Position,
+    next: u64,
+    position: File,
+}
+
+/// The file in which it is remembered how far all is read: segment, offset and a checksum, little-endian.
+const POSITION: &str = "position";
+const ENDING: &str = "log";
+
+impl Segments {
+    /// The segments of a folder as another process left them.
+    pub(super) fn open(folder: &Path) -> io::Result<Self> {
+        let position = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .mode(0o600)
+            .open(folder.join(POSITION))?;
+        let list = Segment::all(folder)?;
+        let read = remembered(&position).unwrap_or_default();
+        let mut segments = Self {
+            folder: folder.to_path_buf(),
+            next: list.back().map_or(read.segment, |last| last.number) + 1,
+            list,
+            is_open: false,
+            read: Position::default(),
+            position,
+        };
+        segments.advance(read)?;
+        Ok(segments)
+    }
+
+    /// Takes the segments of another folder over, each at its time among those that are here. All of it is read from the
+    /// beginning then.
+    pub(super) fn adopt(&mut self, folder: &Path) -> io::Result<()> {
+        let others = Segment::all(folder)?;
+        if others.is_empty() {
+            return Ok(());
+        }
+        self.list.extend(others);
+        self.list.make_contiguous().sort_by_key(|one| one.begun);
+        self.read = Position {
+            segment: self.next,
+            offset: 0,
+        };
+        remember(&self.position, self.read)?;
+        for segment in &mut self.list {
+            segment.number = self.next;
+            let path = self.folder.join(segment.name());
+            std::fs::rename(&segment.path, &path)?;
+            segment.path = path;
+            self.next += 1;
+        }
+        Ok(())
+    }
+
+    /// Begins a new segment, which is written from now on.
+    pub(super) fn begin(&mut self, now: u64) -> io::Result<File> {
+        let mut segment = Segment {
+            number: self.next,
+            begun: now,
+            path: PathBuf::new(),
+            length: 0,
+        };
+        segment.path = self.folder.join(segment.name());
+        let file = OpenOptions::new()
+            .create_new(true)
+            .append(true)
+            .mode(0o600)
+            .open(&segment.path)?;
+        self.next += 1;
+        self.list.push_back(segment);
+        self.is_open = true;
+        Ok(file)
+    }
+
+    /// The last segment has grown.
+    pub(super) fn grow(&mut self, bytes: u64) {
+        if let Some(last) = self.list.back_mut() {
+            last.length += bytes;
+        }
+    }
+
+    /// Nothing is added to the last segment any more.
+    pub(super) fn close(&mut self) {
+        self.is_open = false;
+    }
+
+    /// Takes the oldest segments out until all of them have no more than `limit` bytes; what was not read of them is lost.
+    /// The one that is being written stays.
+    pub(super) fn shed(&mut self, limit: u64) -> Vec<Rest> {
+        let mut shed = Vec::new();
+        while self.bytes() > limit && self.list.len() > usize::from(self.is_open) {
+            let Some(segment) = self.list.pop_front() else {
+                break;
+            };
+            let offset = self.offset_in(&segment);
+            shed.push(Rest {
+                segment,
+                offset,
+                is_closed: true,
+            });
+        }
+        shed
+    }
+
+    /// What is not read yet, in order.
+    pub(super) fn rest(&self) -> Vec<Rest> {
+        let last = self.list.back().map(|last| last.number);
+        let rest = self
+            .list
+            .iter()
+            .filter(|one| one.number >= self.read.segment);
+        rest.map(|segment| Rest {
+            offset: self.offset_in(segment),
+            is_closed: !self.is_open || Some(segment.number) != last,
+            segment: segment.clone(),
+        })
+        .collect()
+    }
+
+    /// Bytes that are not read yet.
+    pub(super) fn waiting(&self) -> u64 {
+        let rest = self.list.iter();
+        rest.map(|segment| segment.length.saturating_sub(self.offset_in(segment)))
+            .sum()
+    }
+
+    /// All up to `position` is read for good: segments that are behind it are deleted, and it is remembered.
+    pub(super) fn advance(&mut self, position: Position) -> io::Result<()> {
+        self.read = self.read.max(position);
+        while let Some(first) = self.list.front() {
+            let is_written = self.is_open && self.list.len() == 1;
+            let is_read = first.number < self.read.segment
+                || (first.number == self.read.segment && first.length <= self.read.offset);
+            if is_written || !is_read {
+                break;
+            }
+            remove(&first.path)?;
+            self.list.pop_front();
+        }
+        remember(&self.position, self.read)
+    }
+
+    fn bytes(&self) -> u64 {
+        self.list.iter().map(|segment| segment.length).sum()
+    }
+
+    fn offset_in(&self, segment: &Segment) -> u64 {
+        match segment.number.cmp(&self.read.segment) {
+            std::cmp::Ordering::Less => segment.length,
+            std::cmp::Ordering::Equal => self.read.offset,
+            std::cmp::Ordering::Greater => 0,
+        }
+    }
+}
+
+impl Segment {
+    /// `<number>-<begun>.log`
+    fn name(&self) -> String {
+        format!("{:020}-{:013}.{ENDING}", self.number, self.begun)
+    }
+
+    /// The segments that lie in a folder, in order.
+    fn all(folder: &Path) -> io::Result<VecDeque<Self>> {
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(folder)? {
+            let path = entry?.path();
+            let name = path.file_name().and_then(|name| name.to_str());
+            let name = name.and_then(|name| name.strip_suffix(&format!(".{ENDING}")));
+            let numbers = name.and_then(|name| name.split_once('-'));
+            let numbers = numbers.and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
+            if let Some((number, begun)) = numbers {
+                found.push(Self {
+                    number,
+                    begun,
+                    length: path.metadata()?.len(),
+                    path,
+                });
+            }
+        }
+        found.sort_by_key(|segment| segment.number);
+        Ok(found.into())
+    }
+}
+
+/// Deletes a file that may be gone already.
+pub(super) fn remove(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn remember(file: &File, position: Position) -> io::Result<()> {
+    let mut bytes = [0; 20];
+    let (numbers, sum) = bytes.split_at_mut(16);
+    let (segment, offset) = numbers.split_at_mut(8);
+    segment.copy_from_slice(&position.segment.to_le_bytes());
+    offset.copy_from_slice(&position.offset.to_le_bytes());
+    sum.copy_from_slice(&crc32fast::hash(numbers).to_le_bytes());
+    file.write_all_at(&bytes, 0)
+}
+
+/// What was remembered; `None` where nothing was, or not whole: then all that is there is read again, which does no harm.
+fn remembered(file: &File) -> Option<Position> {
+    let mut bytes = [0; 20];
+    file.read_exact_at(&mut bytes, 0).ok()?;
+    let (numbers, sum) = bytes.split_at(16);
+    let (segment, offset) = numbers.split_first_chunk::<8>()?;
+    (crc32fast::hash(numbers).to_le_bytes() == sum).then_some(Position {
+        segment: u64::from_le_bytes(*segment),
+        offset: u64::from_le_bytes(offset.try_into().ok()?),
+    })
+}

@@ -1,0 +1,317 @@
+//! The spool against crashes, full disks, other processes, and a model of itself.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::*;
+use crate::domain::clock::SystemClock;
+
+const SETTINGS: SpoolSettings = SpoolSettings {
+    max_bytes: 64 << 20,
+    fsync: false,
+};
+
+fn open(root: &Path) -> Spool {
+    Spool::open(root, SETTINGS, Arc::new(SystemClock)).expect("a spool")
+}
+
+async fn put(spool: &Spool, record: &[u8]) -> bool {
+    spool.hand_over(record).expect("taken").written().await
+}
+
+/// All that is read on, without saying that it is read for good.
+fn rest(spool: &Spool) -> Vec<Vec<u8>> {
+    spool.read(usize::MAX).expect("records").records
+}
+
+fn texts(records: &[Vec<u8>]) -> Vec<&str> {
+    let records = records.iter();
+    records
+        .map(|record| std::str::from_utf8(record).expect("text"))
+        .collect()
+}
+
+/// The segments that lie in the first place.
+fn segments(root: &Path) -> Vec<PathBuf> {
+    let files = std::fs::read_dir(root.join("0")).expect("a folder");
+    let mut files: Vec<PathBuf> = files.map(|file| file.expect("a file").path()).collect();
+    files.retain(|file| file.extension().is_some_and(|ending| ending == "log"));
+    files.sort();
+    files
+}
+
+#[tokio::test]
+async fn what_was_written_outlives_the_process_until_the_store_has_it() {
+    let root = tempfile::tempdir().expect("a folder");
+    let spool = open(root.path());
+    assert!(spool.read(10).expect("nothing").end.is_none());
+    for record in ["one", "two", "three"] {
+        assert!(put(&spool, record.as_bytes()).await);
+    }
+    drop(spool);
+    let spool = open(root.path());
+    assert!(put(&spool, b"four").await);
+    assert_eq!(texts(&rest(&spool)), ["one", "two", "three", "four"]);
+    let first = spool.read(2).expect("records");
+    assert_eq!(texts(&first.records), ["one", "two"]);
+    spool
+        .advance(first.end.expect("an end"))
+        .expect("remembered");
+    drop(spool);
+    let spool = open(root.path());
+    assert_eq!(texts(&rest(&spool)), ["three", "four"]);
+    assert!(spool.waiting() > 0);
+    let all = spool.read(100).expect("records");
+    spool.advance(all.end.expect("an end")).expect("remembered");
+    assert_eq!(spool.waiting(), 0);
+    assert!(spool.read(10).expect("nothing").end.is_none());
+    assert!(segments(root.path()).is_empty(), "what is read is deleted");
+    assert!(put(&spool, b"five").await);
+    assert_eq!(texts(&rest(&spool)), ["five"]);
+}
+
+#[tokio::test]
+async fn a_torn_end_is_left_out_wherever_it_is_torn() {
+    let root = tempfile::tempdir().expect("a folder");
+    let spool = open(root.path());
+    for record in ["one", "two"] {
+        assert!(put(&spool, record.as_bytes()).await);
+    }
+    drop(spool);
+    let file = segments(root.path()).remove(0);
+    let whole = std::fs::read(&file).expect("a segment");
+    for end in 0..=whole.len() {
+        let torn = tempfile::tempdir().expect("a folder");
+        std::fs::create_dir(torn.path().join("0")).expect("a place");
+        let name = file.file_name().expect("a name");
+        std::fs::write(torn.path().join("0").join(name), &whole[..end]).expect("a segment");
+        let spool = open(torn.path());
+        assert!(put(&spool, b"next").await);
+        let wanted: &[&str] = match end {
+            22 => &["one", "two", "next"],
+            11..22 => &["one", "next"],
+            _ => &["next"],
+        };
+        assert_eq!(texts(&rest(&spool)), wanted, "{end}");
+        let damaged = spool.counts().damaged.load(Ordering::Relaxed);
+        assert_eq!(damaged, u64::from(![0, 11, 22].contains(&end)), "{end}");
+        let all = spool.read(100).expect("records");
+        spool.advance(all.end.expect("an end")).expect("remembered");
+        assert!(spool.read(100).expect("nothing").end.is_none(), "{end}");
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_record_is_left_out_and_the_next_are_read() {
+    let root = tempfile::tempdir().expect("a folder");
+    let spool = open(root.path());
+    for record in ["one", "two", "three"] {
+        assert!(put(&spool, record.as_bytes()).await);
+    }
+    drop(spool);
+    let file = segments(root.path()).remove(0);
+    let mut bytes = std::fs::read(&file).expect("a segment");
+    bytes[20] ^= 1;
+    std::fs::write(&file, &bytes).expect("a segment");
+    let spool = open(root.path());
+    assert_eq!(texts(&rest(&spool)), ["one", "three"]);
+    drop(spool);
+    // Zeroes, as a file system leaves them where the power failed.
+    bytes.extend_from_slice(&[0; 5000]);
+    std::fs::write(&file, &bytes).expect("a segment");
+    let spool = open(root.path());
+    assert!(put(&spool, b"four").await);
+    assert_eq!(texts(&rest(&spool)), ["one", "three", "four"]);
+}
+
+#[tokio::test]
+async fn the_oldest_go_where_there_is_no_more_room() {
+    let root = tempfile::tempdir().expect("a folder");
+    let settings = SpoolSettings {
+        max_bytes: 1 << 20,
+        fsync: true,
+    };
+    let spool = Spool::open(root.path(), settings, Arc::new(SystemClock)).expect("a spool");
+    let record = |number: u32| {
+        let mut record = number.to_le_bytes().to_vec();
+        record.resize(1000, 0);
+        record
+    };
+    for number in 0..3000 {
+        assert!(put(&spool, &record(number)).await);
+    }
+    let mut left = Vec::new();
+    loop {
+        let some = spool.read(100).expect("records");
+        let Some(end) = some.end else { break };
+        left.extend(some.records);
+        spool.advance(end).expect("remembered");
+    }
+    let shed = spool.counts().shed.load(Ordering::Relaxed);
+    assert_eq!(shed + length(left.len()), 3000);
+    assert!(
+        left.len() * 1008 <= 1 << 20 && left.len() > 800,
+        "{}",
+        left.len()
+    );
+    let first = u32::try_from(shed).expect("a number");
+    let wanted: Vec<Vec<u8>> = (first..3000).map(record).collect();
+    assert!(left == wanted, "the newest stay, in order");
+}
+
+#[tokio::test]
+async fn gateways_that_share_a_folder_have_a_place_each() {
+    let root = tempfile::tempdir().expect("a folder");
+    let (one, two) = (open(root.path()), open(root.path()));
+    assert!(put(&one, b"one").await && put(&two, b"two").await);
+    let three = open(root.path());
+    assert!(put(&three, b"three").await);
+    assert_eq!(texts(&rest(&one)), ["one"]);
+    assert_eq!(texts(&rest(&two)), ["two"]);
+    // Whoever starts next takes over what nobody owns any more, and nothing else.
+    drop((one, two));
+    let next = open(root.path());
+    let mut found = rest(&next);
+    found.sort();
+    assert_eq!(texts(&found), ["one", "two"]);
+    assert_eq!(texts(&rest(&three)), ["three"]);
+    assert!(!root.path().join("1").exists(), "an empty place is gone");
+}
+
+#[tokio::test]
+async fn a_disk_that_fails_is_told_and_forgiven() {
+    let root = tempfile::tempdir().expect("a folder");
+    let spool = open(root.path());
+    let place = root.path().join("0");
+    std::fs::remove_dir_all(&place).expect("removed");
+    assert!(!put(&spool, b"lost").await);
+    assert!(spool.trouble().is_some());
+    assert_eq!(spool.counts().failed.load(Ordering::Relaxed), 1);
+    std::fs::create_dir(&place).expect("a folder");
+    assert!(put(&spool, b"kept").await);
+    assert_eq!(spool.trouble(), None);
+    assert_eq!(texts(&rest(&spool)), ["kept"]);
+    assert!(
+        spool.hand_over(&vec![0; frame::LARGEST + 1]).is_none(),
+        "too large"
+    );
+}
+
+#[tokio::test]
+async fn what_is_not_in_the_store_yet_is_looked_through_from_the_newest_segment() {
+    let root = tempfile::tempdir().expect("a folder");
+    for record in ["one", "two", "three"] {
+        // Each process begins a segment.
+        assert!(put(&open(root.path()), record.as_bytes()).await);
+    }
+    let spool = open(root.path());
+    let look = |last: &str| {
+        let mut seen = Vec::new();
+        let looked = spool.look_back(|records, begun| {
+            assert!(begun > 1_700_000_000_000);
+            seen.extend(records.map(<[u8]>::to_vec));
+            seen.last().is_some_and(|record| record == last.as_bytes())
+        });
+        looked.expect("looked");
+        seen
+    };
+    assert_eq!(texts(&look("")), ["three", "two", "one"]);
+    assert_eq!(texts(&look("two")), ["three", "two"]);
+    let first = spool.read(2).expect("records");
+    spool
+        .advance(first.end.expect("an end"))
+        .expect("remembered");
+    assert_eq!(texts(&look("")), ["three"]);
+}
+
+#[tokio::test]
+async fn where_it_is_not_known_how_far_it_was_read_all_is_read() {
+    let root = tempfile::tempdir().expect("a folder");
+    let spool = open(root.path());
+    for record in ["one", "two"] {
+        assert!(put(&spool, record.as_bytes()).await);
+    }
+    let first = spool.read(1).expect("records");
+    spool
+        .advance(first.end.expect("an end"))
+        .expect("remembered");
+    drop(spool);
+    for nonsense in [&b""[..], b"short", &[7; 20]] {
+        std::fs::write(root.path().join("0/position"), nonsense).expect("written");
+        assert_eq!(texts(&rest(&open(root.path()))), ["one", "two"]);
+    }
+}
+
+/// Against a list: whatever is done in whatever order, what is read is what was written and not yet read for good.
+#[tokio::test]
+async fn it_does_what_a_list_does() {
+    for seed in 0..20_u64 {
+        let root = tempfile::tempdir().expect("a folder");
+        let mut spool = Some(open(root.path()));
+        let (mut list, mut number, mut chance) = (Vec::<Vec<u8>>::new(), 0_u32, seed);
+        let mut next = |bound: u64| {
+            // Knuth's MMIX generator: the same run every time.
+            chance = chance
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            (chance >> 33) % bound
+        };
+        for _ in 0..300 {
+            let held = spool.as_ref().expect("a spool");
+            match next(10) {
+                0..=5 => {
+                    let mut record = number.to_le_bytes().to_vec();
+                    record.resize(4 + usize::try_from(next(3000)).expect("a size"), 7);
+                    number += 1;
+                    assert!(put(held, &record).await);
+                    list.push(record);
+                }
+                6..=8 => {
+                    let most = usize::try_from(1 + next(12)).expect("a number");
+                    let some = held.read(most).expect("records");
+                    let count = some.records.len();
+                    assert_eq!(count, most.min(list.len()), "seed {seed}");
+                    assert!(some.records == list[..count], "seed {seed}");
+                    if let Some(end) = some.end.filter(|_| next(2) == 0) {
+                        held.advance(end).expect("remembered");
+                        list.drain(..count);
+                    }
+                }
+                _ => {
+                    drop(spool.take());
+                    spool = Some(open(root.path()));
+                }
+            }
+        }
+        assert!(
+            rest(spool.as_ref().expect("a spool")) == list,
+            "seed {seed}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_hand_over_at_once_and_none_is_missing() {
+    let root = tempfile::tempdir().expect("a folder");
+    let spool = Arc::new(open(root.path()));
+    let mut callers = tokio::task::JoinSet::new();
+    for caller in 0..8_u32 {
+        let spool = Arc::clone(&spool);
+        callers.spawn(async move {
+            for number in 0..200_u32 {
+                assert!(put(&spool, format!("{caller} {number:03}").as_bytes()).await);
+            }
+        });
+    }
+    callers.join_all().await;
+    let found = rest(&spool);
+    for caller in 0..8 {
+        let own = format!("{caller} ");
+        let of_it = texts(&found)
+            .into_iter()
+            .filter(|text| text.starts_with(&own));
+        let wanted: Vec<String> = (0..200).map(|number| format!("{own}{number:03}")).collect();
+        assert_eq!(of_it.collect::<Vec<_>>(), wanted, "in order");
+    }
+    assert_eq!(found.len(), 1600);
+}
