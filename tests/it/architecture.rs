@@ -74,7 +74,7 @@ const MAY_IMPORT: [(&str, &[&str]); 14] = [
 const ROOF: [&str; 4] = ["app", "cli", "lifecycle", "main"];
 
 /// Crate → the places that may name it.
-const DOORS: [(&str, &[&str]); 22] = [
+const DOORS: [(&str, &[&str]); 23] = [
     ("poem", &["api/", "app.rs"]),
     ("poem_openapi", &["api/"]),
     ("hyper", &["api/listener"]),
@@ -99,6 +99,7 @@ const DOORS: [(&str, &[&str]); 22] = [
         "object_store",
         &["predictions/archive", "model_store/remote.rs"],
     ),
+    ("parquet", &["cli/predictions/columnar.rs"]),
     ("reqwest", &["cli/push.rs"]),
 ];
 
