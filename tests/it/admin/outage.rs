@@ -32,11 +32,8 @@ async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
 
 async fn an_outage(way: Way) {
     let url = postgres::database().await;
-    let (server, database) = url.rsplit_once('/').expect("a URL");
-    let address = server.rsplit_once('@').expect("a user").1;
-    let proxy = Proxy::to(address.parse().expect("an address")).await;
-    let through = server.replace(address, &proxy.address.to_string());
-    let setting = format!("store.url={through}/{database}");
+    let (proxy, through) = Proxy::before(&url).await;
+    let setting = format!("store.url={through}");
     let store = TestStore::digits();
     let settings = [
         setting.as_str(),

@@ -9,24 +9,6 @@ use lensgate::store::Page;
 use serde_json::json;
 use uuid::Uuid;
 
-/// Makes a test for SQLite and one for PostgreSQL of each function that takes a `&TestDatabase`.
-macro_rules! contract {
-    ($($name:ident),+ $(,)?) => {
-        mod on_sqlite {
-            $(#[tokio::test(flavor = "multi_thread")]
-            async fn $name() {
-                super::$name(&crate::fixture::database::TestDatabase::sqlite()).await;
-            })+
-        }
-        mod on_postgres {
-            $(#[tokio::test(flavor = "multi_thread")]
-            async fn $name() {
-                super::$name(&crate::fixture::database::TestDatabase::postgres().await).await;
-            })+
-        }
-    };
-}
-
 mod audit;
 mod changes;
 mod changes_many;
