@@ -29,7 +29,7 @@ use crate::models::{
     Backends, Loader, LoaderConfig, ManagerError, ModelManager, NoticeConfig, Passed, Trial,
     TrialConfig,
 };
-use crate::predictions::{LogError, PredictionLog, Predictions};
+use crate::predictions::{Archive, ArchiveError, LogError, PredictionLog, Predictions};
 use crate::store::{self, Store, StoreError};
 use crate::telemetry;
 
@@ -53,6 +53,9 @@ pub enum AppError {
     /// Predictions cannot be logged.
     #[error(transparent)]
     Log(#[from] LogError),
+    /// Pictures cannot be kept.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
     /// The models cannot be read.
     #[error(transparent)]
     Models(#[from] ManagerError),
@@ -127,6 +130,7 @@ impl App {
             .await
             .map_err(AppError::First)?;
         let log = open_log(&config, &edges.clock)?;
+        let archive = open_archive(&config, edges).await?;
         let access = Access::new(
             Arc::clone(&edges.clock),
             &AccessSettings::of(&config.server, &config.limits),
@@ -149,7 +153,7 @@ impl App {
         let recorder = log.clone().map(|log| Recorder::new(log, api::status_of));
         let settings = classifier_config(&config, &reloader);
         let classifier = Arc::new(Classifier::new(manager.catalog(), settings, recorder));
-        let predictions = Predictions::new(Arc::clone(&store), log);
+        let predictions = Predictions::new(Arc::clone(&store), log).with_archive(archive);
         let data = DataPlane {
             classifier: Arc::clone(&classifier),
             catalog: manager.catalog(),
@@ -317,6 +321,13 @@ fn open_log(
     let settings = &config.predictions;
     let open = || PredictionLog::open(settings, Arc::clone(clock));
     Ok(settings.log.then(open).transpose()?)
+}
+
+/// The archive of pictures, where the settings want one.
+async fn open_archive(config: &Config, edges: &Edges) -> Result<Option<Arc<Archive>>, AppError> {
+    let (settings, edges) = (config.archive.clone(), edges.clone());
+    let open = move || Archive::open(&settings, &edges.environment, edges.clock);
+    Ok(blocking(open).await??.map(Arc::new))
 }
 
 /// The secrets that the settings give.

@@ -100,7 +100,7 @@ pub async fn run_until_stopped(app: App, signals: impl Stream<Item = ()>) {
     tracing::info!("stopped");
 }
 
-/// Takes predictions to the database, and looks after the days of the log; until `stop`, when no more answers are given.
+/// Takes predictions to the database and pictures to the archive, and looks after the days of the log; until `stop`, when no more answers are given.
 fn log_predictions(
     config: &PredictionsConfig,
     predictions: &Predictions,
@@ -113,6 +113,10 @@ fn log_predictions(
     let parts = || (Arc::clone(store), Arc::clone(clock));
     let (kept_in, by) = parts();
     tasks.spawn(Retention::new(kept_in, by, days).run(stop.clone()));
+    if let Some(archive) = predictions.archive() {
+        let (archive, stop) = (Arc::clone(archive), stop.clone());
+        tasks.spawn(async move { archive.run(stop).await });
+    }
     if let Some(log) = predictions.log() {
         let (kept_in, by) = parts();
         let writer = PredictionWriter::new(Arc::clone(log), kept_in, by, days);

@@ -23,6 +23,7 @@ mod gateway;
 mod json;
 mod keys;
 mod models;
+mod prediction_image;
 mod predictions;
 mod tenants;
 mod tokens;
@@ -51,6 +52,7 @@ type AdminApis = (
     versions::VersionsApi,
     aliases::AliasesApi,
     predictions::PredictionsApi,
+    prediction_image::PredictionImageApi,
     audit::AuditApi,
     gateway::GatewayApi,
     HealthApi,
@@ -65,6 +67,7 @@ fn apis(plane: &AdminPlane) -> AdminApis {
         versions::VersionsApi::new(plane),
         aliases::AliasesApi::new(plane),
         predictions::PredictionsApi::new(plane),
+        prediction_image::PredictionImageApi::new(plane),
         audit::AuditApi::new(plane),
         gateway::GatewayApi::new(plane),
         HealthApi::new(&plane.data),
