@@ -30,7 +30,7 @@ use crate::models::{
     Backends, Loader, LoaderConfig, ManagerError, ModelManager, NoticeConfig, Passed, Trial,
     TrialConfig,
 };
-use crate::predictions::{LogError, PredictionLog, Predictions};
+use crate::predictions::{Archive, ArchiveError, LogError, PredictionLog, Predictions};
 use crate::store::{self, Store, StoreError};
 use crate::telemetry;
 
@@ -57,6 +57,9 @@ pub enum AppError {
     /// There is nothing to send callbacks with.
     #[error(transparent)]
     Callbacks(#[from] CallbackError),
+    /// Pictures cannot be kept.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
     /// The models cannot be read.
     #[error(transparent)]
     Models(#[from] ManagerError),
@@ -95,10 +98,25 @@ pub(crate) struct Plane {
 }
 
 impl Plane {
+    fn of(listener: Listener, routes: BoxEndpoint<'static, Response>) -> Self {
+        Self { listener, routes }
+    }
+
     /// Serves until `stop` is cancelled and the running requests are done, or `abort` is cancelled.
     pub(crate) async fn serve(self, stop: CancellationToken, abort: CancellationToken) {
         self.listener.serve(self.routes, stop, abort).await;
     }
+}
+
+/// What goes on beside the requests, from the start to the end.
+pub(crate) struct Background {
+    pub(crate) operations: Arc<Admin>,
+    pub(crate) follower: Arc<Follower>,
+    pub(crate) outbox: Arc<Outbox>,
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) predictions: Predictions,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) clock: Arc<dyn Clock>,
 }
 
 /// A gateway that is built and bound, but does not serve yet.
@@ -106,13 +124,8 @@ pub struct App {
     pub(crate) config: Config,
     pub(crate) manager: Arc<ModelManager>,
     pub(crate) classifier: Arc<Classifier>,
-    pub(crate) operations: Arc<Admin>,
-    pub(crate) follower: Arc<Follower>,
-    pub(crate) outbox: Arc<Outbox>,
     pub(crate) store: Arc<dyn Store>,
-    pub(crate) settings: Arc<Settings>,
-    pub(crate) predictions: Predictions,
-    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) background: Background,
     pub(crate) data: Plane,
     pub(crate) admin: Plane,
     /// Ends what streams for ever on the admin plane.
@@ -132,6 +145,7 @@ impl App {
             .await
             .map_err(AppError::First)?;
         let log = open_log(&config, &edges.clock)?;
+        let archive = open_archive(&config, edges).await?;
         let access = Access::new(
             Arc::clone(&edges.clock),
             &AccessSettings::of(&config.server, &config.limits),
@@ -139,22 +153,21 @@ impl App {
         let (environment, settings) = (edges.environment.clone(), config.clone());
         // Reading the library takes a while: not on the runtime's threads.
         let (manager, editor) = blocking(move || models(&settings, &environment)).await?;
-        let follower = Arc::new(Follower::new(
+        let follower = Follower::new(
             Arc::clone(&store),
             Arc::clone(&access),
             Arc::clone(&manager),
             Arc::clone(&edges.clock),
-        ));
-        // Before the first model is loaded: what operators took out of service must not serve for a moment.
-        let heard = follower.hear().await;
-        heard.map_err(|source| store_error(&config, source))?;
+        );
+        let follower = listening(&config, follower).await?;
         let starting = Arc::clone(&manager);
         blocking(move || starting.start()).await??;
         let reloader = Reloader::new(&config, edges.sources.clone());
-        let recorder = log.clone().map(|log| Recorder::new(log, api::status_of));
+        let record = |log| Recorder::new(log, archive.clone(), api::status_of);
+        let recorder = log.clone().map(record);
         let settings = classifier_config(&config, &reloader);
         let classifier = Arc::new(Classifier::new(manager.catalog(), settings, recorder));
-        let predictions = Predictions::new(Arc::clone(&store), log);
+        let predictions = Predictions::new(Arc::clone(&store), log).with_archive(archive);
         let data = DataPlane {
             classifier: Arc::clone(&classifier),
             catalog: manager.catalog(),
@@ -170,16 +183,16 @@ impl App {
         });
         let closing = CancellationToken::new();
         let outbox = outbox(&config, &store, edges).await?;
-        let operations = Arc::new(Admin::new(
-            Arc::clone(&store),
-            Arc::clone(&manager),
+        let operations = Arc::new(Admin::new(admin::Parts {
+            store: Arc::clone(&store),
+            manager: Arc::clone(&manager),
             editor,
-            Arc::clone(&follower),
-            predictions.clone(),
-            Arc::clone(&outbox),
-            Arc::clone(&settings) as Arc<dyn Reload>,
-            Arc::clone(&edges.clock),
-        ));
+            follower: Arc::clone(&follower),
+            predictions: predictions.clone(),
+            outbox: Arc::clone(&outbox),
+            settings: Arc::clone(&settings) as Arc<dyn Reload>,
+            clock: Arc::clone(&edges.clock),
+        }));
         let admin = AdminPlane {
             admin: Arc::clone(&operations),
             access,
@@ -190,21 +203,18 @@ impl App {
             config,
             manager,
             classifier,
-            operations,
-            follower,
-            outbox,
-            store,
-            settings,
-            predictions,
-            clock: Arc::clone(&edges.clock),
-            data: Plane {
-                listener,
-                routes: api::data_routes(&data),
+            store: Arc::clone(&store),
+            background: Background {
+                operations,
+                follower,
+                outbox,
+                settings,
+                predictions,
+                store,
+                clock: Arc::clone(&edges.clock),
             },
-            admin: Plane {
-                listener: private,
-                routes: api::admin::routes(&admin),
-            },
+            data: Plane::of(listener, api::data_routes(&data)),
+            admin: Plane::of(private, api::admin::routes(&admin)),
             closing,
             new_secrets,
         })
@@ -219,7 +229,7 @@ impl App {
     /// The settings that may change while it runs.
     #[must_use]
     pub fn settings(&self) -> Arc<Settings> {
-        Arc::clone(&self.settings)
+        Arc::clone(&self.background.settings)
     }
 
     /// Where the data plane listens; the real port where 0 was asked for.
@@ -337,6 +347,21 @@ fn open_log(
     let settings = &config.predictions;
     let open = || PredictionLog::open(settings, Arc::clone(clock));
     Ok(settings.log.then(open).transpose()?)
+}
+
+/// The archive of pictures, where the settings want one.
+async fn open_archive(config: &Config, edges: &Edges) -> Result<Option<Arc<Archive>>, AppError> {
+    let (settings, edges) = (config.archive.clone(), edges.clone());
+    let open = move || Archive::open(&settings, &edges.environment, edges.clock);
+    Ok(blocking(open).await??.map(Arc::new))
+}
+
+/// The follower, with all that there is heard of the store: before the first model is loaded, as what operators took out of
+/// service must not serve for a moment.
+async fn listening(config: &Config, follower: Follower) -> Result<Arc<Follower>, AppError> {
+    let heard = follower.hear().await;
+    heard.map_err(|source| store_error(config, source))?;
+    Ok(Arc::new(follower))
 }
 
 /// The secrets that the settings give.

@@ -10,13 +10,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admin::Reload as _;
-use crate::app::{App, Settings};
+use crate::app::{App, Background, Settings};
 use crate::classify::Phase;
 use crate::config::PredictionsConfig;
-use crate::domain::clock::Clock;
 use crate::models::ModelManager;
-use crate::predictions::{PredictionWriter, Predictions, Retention};
-use crate::store::Store;
+use crate::predictions::{PredictionWriter, Retention};
 
 /// Serves until the first of `signals`, then ends in order; the second cuts the waiting short. The admin plane and what
 /// follows the store serve until the data plane has ended: operators can watch, and what was used is still told.
@@ -26,36 +24,19 @@ pub async fn run_until_stopped(app: App, signals: impl Stream<Item = ()>) {
         config,
         manager,
         classifier,
-        operations,
-        follower,
-        outbox,
         store,
-        settings,
-        predictions,
-        clock,
+        background,
         data,
         admin,
         closing: events,
         ..
     } = app;
-    let server = config.server;
+    let operations = Arc::clone(&background.operations);
     let (closing, abort) = (CancellationToken::new(), CancellationToken::new());
     let (last, tasks) = (CancellationToken::new(), TaskTracker::new());
-    tasks.spawn(follower.follow(last.clone()));
-    tasks.spawn(Arc::clone(&operations).announce_versions(last.clone()));
-    log_predictions(
-        &config.predictions,
-        &predictions,
-        &store,
-        &clock,
-        &tasks,
-        &last,
-    );
-    tasks.spawn(Arc::clone(&operations).tell_tenants(last.clone()));
-    tasks.spawn(Arc::clone(&outbox).work(last.clone()));
-    tasks.spawn(outbox.prune(last.clone()));
-    tasks.spawn(watch_settings(Arc::clone(&settings), last.clone()));
+    begin(background, &config.predictions, &tasks, &last);
     tasks.spawn(admin.serve(last.clone(), abort.clone()));
+    let server = config.server;
     let serving = data.serve(closing.clone(), abort.clone());
     let ending = async {
         next(&mut signals).await;
@@ -104,22 +85,37 @@ pub async fn run_until_stopped(app: App, signals: impl Stream<Item = ()>) {
     tracing::info!("stopped");
 }
 
-/// Takes predictions to the database, and looks after the days of the log; until `stop`, when no more answers are given.
-fn log_predictions(
+/// Begins what goes on beside the requests, until `stop`: no more answers are given then.
+fn begin(
+    background: Background,
     config: &PredictionsConfig,
-    predictions: &Predictions,
-    store: &Arc<dyn Store>,
-    clock: &Arc<dyn Clock>,
     tasks: &TaskTracker,
     stop: &CancellationToken,
 ) {
+    let Background {
+        operations,
+        follower,
+        outbox,
+        settings,
+        predictions,
+        store,
+        clock,
+    } = background;
+    tasks.spawn(follower.follow(stop.clone()));
+    tasks.spawn(Arc::clone(&operations).announce_versions(stop.clone()));
+    tasks.spawn(operations.tell_tenants(stop.clone()));
+    tasks.spawn(Arc::clone(&outbox).work(stop.clone()));
+    tasks.spawn(outbox.prune(stop.clone()));
+    tasks.spawn(watch_settings(settings, stop.clone()));
     let days = config.retention_days;
-    let parts = || (Arc::clone(store), Arc::clone(clock));
-    let (kept_in, by) = parts();
-    tasks.spawn(Retention::new(kept_in, by, days).run(stop.clone()));
+    let retention = Retention::new(Arc::clone(&store), Arc::clone(&clock), days);
+    tasks.spawn(retention.run(stop.clone()));
+    if let Some(archive) = predictions.archive() {
+        let (archive, stop) = (Arc::clone(archive), stop.clone());
+        tasks.spawn(async move { archive.run(stop).await });
+    }
     if let Some(log) = predictions.log() {
-        let (kept_in, by) = parts();
-        let writer = PredictionWriter::new(Arc::clone(log), kept_in, by, days);
+        let writer = PredictionWriter::new(Arc::clone(log), store, clock, days);
         tasks.spawn(writer.run(stop.clone()));
     }
 }

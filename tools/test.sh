@@ -3,6 +3,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 tools/postgres.sh --fetch
+tools/s3.sh --fetch
 cargo test --locked --lib --bins --test it
 if [ -z "${LENSGATE_FIXTURES:-}" ]; then
     echo "fixtures: NOT RUN (set LENSGATE_FIXTURES to the folder of real models and photos)"

@@ -4,7 +4,7 @@ use crate::domain::error::ErrorKind;
 use crate::domain::ids::ModelId;
 use crate::model_store::ChangeError;
 use crate::models::Check;
-use crate::predictions::ReadError;
+use crate::predictions::{ArchiveError, ReadError};
 use crate::store::StoreError;
 
 /// Why an operator's call was not carried out. The text is for the caller: no paths, no queries.
@@ -31,6 +31,9 @@ pub enum AdminError {
     /// There is no such prediction.
     #[error("there is no such prediction")]
     NoPrediction,
+    /// The archive of pictures could not be read or changed; the cause is logged, not shown.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
     /// The model store could not be changed.
     #[error(transparent)]
     Files(#[from] ChangeError),
@@ -82,7 +85,7 @@ impl AdminError {
             Self::Stopping => ErrorKind::Draining,
             Self::Stale => ErrorKind::PreconditionFailed,
             Self::Invalid(_) => ErrorKind::BadRequest,
-            Self::Away(_) => ErrorKind::StoreUnavailable,
+            Self::Away(_) | Self::Archive(_) => ErrorKind::StoreUnavailable,
             Self::Failed(_) => ErrorKind::Internal,
         }
     }
@@ -93,6 +96,7 @@ impl AdminError {
         match self {
             Self::Away(cause) | Self::Failed(cause) => Some(cause),
             Self::Files(error) => error.cause(),
+            Self::Archive(error) => Some(error.cause()),
             _ => None,
         }
     }

@@ -67,32 +67,43 @@ pub struct Admin {
     started_at: DateTime<Utc>,
 }
 
+/// What the use cases work on.
+pub struct Parts {
+    /// The store.
+    pub store: Arc<dyn Store>,
+    /// What loads models.
+    pub manager: Arc<ModelManager>,
+    /// What changes their files.
+    pub editor: StoreEditor,
+    /// What brings the store's changes into force here.
+    pub follower: Arc<Follower>,
+    /// The prediction log.
+    pub predictions: Predictions,
+    /// What tenants are told.
+    pub outbox: Arc<Outbox>,
+    /// The settings that may change.
+    pub settings: Arc<dyn Reload>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+}
+
 impl Admin {
     /// The use cases over these parts.
     #[must_use]
-    pub fn new(
-        store: Arc<dyn Store>,
-        manager: Arc<ModelManager>,
-        editor: StoreEditor,
-        follower: Arc<Follower>,
-        predictions: Predictions,
-        outbox: Arc<Outbox>,
-        settings: Arc<dyn Reload>,
-        clock: Arc<dyn Clock>,
-    ) -> Self {
+    pub fn new(parts: Parts) -> Self {
         Self {
-            store,
-            manager,
-            editor,
+            store: parts.store,
+            manager: parts.manager,
+            editor: parts.editor,
             changing: tokio::sync::Mutex::default(),
             tasks: TaskTracker::new(),
-            events: follower.events(),
-            follower,
-            predictions,
-            outbox,
-            settings,
-            started_at: clock.now(),
-            clock,
+            events: parts.follower.events(),
+            follower: parts.follower,
+            predictions: parts.predictions,
+            outbox: parts.outbox,
+            settings: parts.settings,
+            started_at: parts.clock.now(),
+            clock: parts.clock,
         }
     }
 

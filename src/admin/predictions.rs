@@ -1,5 +1,6 @@
 //! The prediction log: read here, and deleted where a tenant asks for it.
 
+use bytes::Bytes;
 use serde_json::json;
 use uuid::Uuid;
 
@@ -35,10 +36,32 @@ impl Admin {
         Ok(found)
     }
 
-    /// Deletes all predictions that a tenant has asked for until now, wherever they are; the tenant itself may be gone.
+    /// A picture of a request, where it is archived.
     ///
     /// # Errors
-    /// When the store is away. Where it goes away in the middle, the rest is deleted later.
+    /// When there is no such prediction or its picture is not archived, or the store or the archive is away.
+    pub async fn prediction_image(
+        &self,
+        request_id: Uuid,
+        index: u32,
+    ) -> Result<Bytes, AdminError> {
+        let found = self.prediction(request_id).await?;
+        let one = found.into_iter().find(|one| one.index == index);
+        let one = one.ok_or(AdminError::NoPrediction)?;
+        let archived = match (self.predictions.archive(), one.picture) {
+            (Some(archive), Some(picture)) => {
+                archive.fetch(one.asked.tenant, picture.digest).await?
+            }
+            _ => None,
+        };
+        archived.ok_or(AdminError::NotFound("archived picture"))
+    }
+
+    /// Deletes all predictions that a tenant has asked for until now, wherever they are, and its archived pictures; the tenant
+    /// itself may be gone.
+    ///
+    /// # Errors
+    /// When the store or the archive is away. Where the store goes away in the middle, the rest is deleted later.
     pub async fn delete_predictions(
         &self,
         actor: &Actor,
@@ -53,8 +76,14 @@ impl Admin {
             after: Some(json!({"until": now.to_rfc3339()})),
         };
         let (predictions, entry) = (self.predictions.clone(), actor.did(deed, now));
-        self.to_the_end(async move { Ok(predictions.purge(tenant, now, &entry).await?) })
-            .await?;
+        self.to_the_end(async move {
+            predictions.purge(tenant, now, &entry).await?;
+            if let Some(archive) = predictions.archive() {
+                archive.forget(tenant).await?;
+            }
+            Ok(())
+        })
+        .await?;
         self.tell("predictions.deleted", &target, json!({}));
         Ok(())
     }

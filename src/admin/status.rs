@@ -9,7 +9,7 @@ use super::actor::Deed;
 use super::{Actor, Admin, AdminError};
 use crate::config::{ConfigError, Reloaded};
 use crate::models::VersionState;
-use crate::predictions::LogStatus;
+use crate::predictions::{ArchiveStatus, LogStatus};
 
 /// How the gateway is.
 #[derive(Clone, Debug)]
@@ -22,6 +22,8 @@ pub struct GatewayStatus {
     pub store: StoreStatus,
     /// The prediction log of this replica; `None` where predictions are not logged.
     pub log: Option<LogStatus>,
+    /// The archive of pictures, as this replica sees it; `None` where there is none.
+    pub archive: Option<ArchiveStatus>,
     /// Models in the catalog.
     pub models: usize,
     /// Versions by state, in the order of [`VersionState`].
@@ -81,6 +83,8 @@ impl Admin {
         }
         let log = self.predictions.log().map(|log| log.status());
         degraded.extend(log.iter().flat_map(wrong_with));
+        let archive = self.predictions.archive().map(|archive| archive.status());
+        degraded.extend(archive.as_ref().and_then(wrong_with_archive));
         for model in catalog.models.values() {
             for (number, entry) in &model.versions {
                 let failed = entry.state == VersionState::Failed;
@@ -107,6 +111,7 @@ impl Admin {
                 revision: contact.revision,
             },
             log,
+            archive,
             models: catalog.models.len(),
             versions: STATES.map(|state| (state.as_str(), count(state))).to_vec(),
             degraded,
@@ -157,4 +162,18 @@ fn wrong_with(log: &LogStatus) -> Vec<String> {
         ));
     }
     wrong
+}
+
+/// What is wrong with the archive of pictures.
+fn wrong_with_archive(archive: &ArchiveStatus) -> Option<String> {
+    let since = archive.away_since?.to_rfc3339();
+    Some(format!(
+        "{} since {since}: {} pictures wait, {} were not kept",
+        archive
+            .trouble
+            .as_deref()
+            .unwrap_or("the archive of pictures takes none"),
+        archive.waiting,
+        archive.dropped_full + archive.dropped_failed
+    ))
 }

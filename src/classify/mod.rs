@@ -30,6 +30,8 @@ pub use error::ClassifyError;
 pub use recorder::Recorder;
 use scores::Scores;
 
+pub use crate::vision::Format;
+
 /// What the classifier needs to know of the settings.
 #[derive(Clone, Debug)]
 pub struct ClassifierConfig {

@@ -6,21 +6,24 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+
 use super::scores::digest_of;
-use super::{Classification, ClassifyError, EncodedPicture, Route};
+use super::{Classification, ClassifyError, EncodedPicture, Reservation, Route};
 use crate::domain::error::ErrorKind;
 use crate::domain::ids::Digest;
 use crate::domain::prediction::{
     Answer, AnsweredBy, Asked, PictureFacts, PredictedClass, Prediction, Spent, millis,
 };
 use crate::models::LoadedVersion;
-use crate::predictions::PredictionLog;
+use crate::predictions::{Archive, PredictionLog};
 use crate::vision::{Format, VisionError};
 
 /// Records what was answered.
 #[derive(Clone)]
 pub struct Recorder {
     log: Arc<PredictionLog>,
+    archive: Option<Arc<Archive>>,
     /// The HTTP status of a failure: the error table's, which this room does not know.
     status_of: fn(ErrorKind) -> u16,
 }
@@ -35,6 +38,8 @@ impl fmt::Debug for Recorder {
 pub(super) struct Entry {
     prediction: Prediction,
     digest: Digest,
+    /// The picture and what holds its bytes, where it may be archived.
+    picture: Option<(Bytes, Arc<Reservation>)>,
 }
 
 impl Entry {
@@ -48,10 +53,18 @@ impl Entry {
 const OK: u16 = 200;
 
 impl Recorder {
-    /// Records into `log`; `status_of` is the error table.
+    /// Records into `log`, and hands pictures that were answered to `archive`; `status_of` is the error table.
     #[must_use]
-    pub fn new(log: Arc<PredictionLog>, status_of: fn(ErrorKind) -> u16) -> Self {
-        Self { log, status_of }
+    pub fn new(
+        log: Arc<PredictionLog>,
+        archive: Option<Arc<Archive>>,
+        status_of: fn(ErrorKind) -> u16,
+    ) -> Self {
+        Self {
+            log,
+            archive,
+            status_of,
+        }
     }
 
     /// The record of a picture, as far as it is known before it is looked at.
@@ -75,7 +88,17 @@ impl Recorder {
             format: Format::sniff(&picture.bytes).map(|format| format.as_str().to_owned()),
             size: None,
         });
-        Ok(Entry { prediction, digest })
+        let kept = self.archive.as_ref().map(|_| {
+            let EncodedPicture {
+                bytes, reservation, ..
+            } = picture;
+            (bytes.clone(), Arc::clone(reservation))
+        });
+        Ok(Entry {
+            prediction,
+            digest,
+            picture: kept,
+        })
     }
 
     /// Records what became of the picture.
@@ -85,10 +108,17 @@ impl Recorder {
         outcome: &Result<Classification, ClassifyError>,
         since: Instant,
     ) {
-        let Entry { mut prediction, .. } = entry;
+        let Entry {
+            mut prediction,
+            digest,
+            picture,
+        } = entry;
         let size = match outcome {
             Ok(answer) => {
                 prediction.answer = Some(answered(answer));
+                if let Some((archive, (bytes, _held))) = self.archive.as_ref().zip(picture) {
+                    archive.offer(prediction.asked.tenant, digest, bytes);
+                }
                 prediction.cached = answer.cache.is_hit();
                 prediction.timings = Spent {
                     decode: millis(answer.timings.prepare),

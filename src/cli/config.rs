@@ -14,9 +14,6 @@ pub(super) struct ConfigArgs {
     json: bool,
 }
 
-/// Sections and keys that are read and checked, but have no effect in this release.
-const PLANNED: [&str; 1] = ["[archive]"];
-
 pub(super) fn run(args: &ConfigArgs, settings: &Config) -> anyhow::Result<ExitCode> {
     let mut shown = settings.clone();
     for secret in [
@@ -31,10 +28,6 @@ pub(super) fn run(args: &ConfigArgs, settings: &Config) -> anyhow::Result<ExitCo
     } else {
         super::say(toml::to_string(&shown).context("the settings cannot be shown")?);
         super::say("# These settings are valid.");
-        super::say(format_args!(
-            "# Without effect in this release: {}.",
-            PLANNED.join(", ")
-        ));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -2,18 +2,18 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use chrono::{DateTime, Utc};
 use clap::Args;
 use serde_json::json;
 
+use super::pick;
 use crate::admin::{self, Actor, NewKey};
 use crate::app;
 use crate::config::Config;
 use crate::domain::api_key::{KeyLimits, LimitMode};
 use crate::domain::clock::SystemClock;
-use crate::domain::tenant::{Tenant, TenantId};
-use crate::store::{Page, Store};
+use crate::store::Store;
 
 #[derive(Args, Debug)]
 pub(super) struct CreateArgs {
@@ -66,7 +66,7 @@ pub(super) fn create(args: &CreateArgs, settings: &Config) -> anyhow::Result<Exi
 }
 
 async fn create_in(store: &dyn Store, args: &CreateArgs) -> anyhow::Result<ExitCode> {
-    let tenant = tenant(store, &args.tenant).await?;
+    let tenant = pick::tenant(store, &args.tenant).await?;
     let some = |list: &Vec<String>| (!list.is_empty()).then(|| list.clone());
     let new = NewKey {
         tenant: tenant.id,
@@ -108,32 +108,4 @@ fn time(text: &str) -> anyhow::Result<DateTime<Utc>> {
     let time =
         time.with_context(|| format!("--expires-at is {text:?}, which is no RFC 3339 time"))?;
     Ok(time.with_timezone(&Utc).trunc_subsecs(6))
-}
-
-/// The tenant that is meant.
-async fn tenant(store: &dyn Store, named: &str) -> anyhow::Result<Tenant> {
-    if let Ok(id) = named.parse::<TenantId>() {
-        let found = store.find_tenant(id).await?;
-        return found.with_context(|| format!("there is no tenant {named}"));
-    }
-    let mut page = Page {
-        after: None,
-        limit: 1000,
-    };
-    loop {
-        let listing = store.list_tenants(page).await?;
-        if let Some(found) = listing
-            .items
-            .into_iter()
-            .find(|tenant| tenant.name == named)
-        {
-            return Ok(found);
-        }
-        if listing.next.is_none() {
-            bail!(
-                "there is no tenant {named:?} in this database (the first start of `lensgate serve` makes `default`)"
-            );
-        }
-        page.after = listing.next;
-    }
 }

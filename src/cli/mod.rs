@@ -15,6 +15,7 @@ mod keys;
 mod migrate;
 mod openapi;
 mod pick;
+mod predictions;
 mod push;
 mod serve;
 mod tune;
@@ -51,6 +52,9 @@ enum Command {
     /// API keys
     #[command(subcommand)]
     Keys(KeysCommand),
+    /// The prediction log
+    #[command(subcommand)]
+    Predictions(PredictionsCommand),
     /// Bring the database to this release; every start does it too
     Migrate(migrate::MigrateArgs),
     /// Print the OpenAPI document of a plane
@@ -74,6 +78,12 @@ enum ModelsCommand {
 enum KeysCommand {
     /// Make a key in the database; its secret is printed once
     Create(keys::CreateArgs),
+}
+
+#[derive(Debug, Subcommand)]
+enum PredictionsCommand {
+    /// Write what the database has of a time, the newest first, for whoever evaluates it
+    Export(predictions::ExportArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -115,6 +125,10 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Keys(KeysCommand::Create(args)) => {
             quiet(&settings)?;
             keys::create(&args, &settings)
+        }
+        Command::Predictions(PredictionsCommand::Export(args)) => {
+            quiet(&settings)?;
+            predictions::export(&args, &settings)
         }
         Command::Migrate(args) => {
             quiet(&settings)?;

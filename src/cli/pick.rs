@@ -1,12 +1,14 @@
-//! The model and the version that a command works on, by name or as the gateway would choose them.
+//! What a command works on: the model and the version, by name or as the gateway would choose them; the tenant.
 
 use anyhow::{Context as _, bail};
 
 use crate::app;
 use crate::config::Config;
 use crate::domain::ids::{ModelId, VersionNumber};
+use crate::domain::tenant::{Tenant, TenantId};
 use crate::model_store::{Candidate, Content, FoundModel, ModelStore as _};
 use crate::models::{Loader, Opened};
+use crate::store::{Page, Store};
 
 /// The model of that name.
 pub(super) fn model(settings: &Config, id: &ModelId) -> anyhow::Result<FoundModel> {
@@ -54,4 +56,32 @@ pub(super) fn picture(path: &std::path::Path, settings: &Config) -> anyhow::Resu
         bail!("has {} bytes; allowed are {most}", found.len());
     }
     std::fs::read(path).context("cannot be read")
+}
+
+/// The tenant of that name or id.
+pub(super) async fn tenant(store: &dyn Store, named: &str) -> anyhow::Result<Tenant> {
+    if let Ok(id) = named.parse::<TenantId>() {
+        let found = store.find_tenant(id).await?;
+        return found.with_context(|| format!("there is no tenant {named}"));
+    }
+    let mut page = Page {
+        after: None,
+        limit: 1000,
+    };
+    loop {
+        let listing = store.list_tenants(page).await?;
+        if let Some(found) = listing
+            .items
+            .into_iter()
+            .find(|tenant| tenant.name == named)
+        {
+            return Ok(found);
+        }
+        if listing.next.is_none() {
+            bail!(
+                "there is no tenant {named:?} in this database (the first start of `lensgate serve` makes `default`)"
+            );
+        }
+        page.after = listing.next;
+    }
 }

@@ -1,4 +1,4 @@
-//! Durations in settings: a number of seconds, or text with a unit (`500ms`, `5s`, `2m`, `1h`).
+//! Durations in settings: a number of seconds, or text with a unit (`500ms`, `5s`, `2m`, `1h`, `30d`).
 
 use std::fmt;
 use std::time::Duration;
@@ -22,7 +22,7 @@ impl Seconds {
         self.0
     }
 
-    /// Reads `5`, `0.5`, `500ms`, `5s`, `2m` or `1h`; `None` for anything else.
+    /// Reads `5`, `0.5`, `500ms`, `5s`, `2m`, `1h` or `30d`; `None` for anything else.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let text = text.trim();
@@ -35,6 +35,7 @@ impl Seconds {
             "" | "s" => 1.0,
             "m" => 60.0,
             "h" => 3600.0,
+            "d" => 86_400.0,
             _ => return None,
         };
         let seconds = number.trim().parse::<f64>().ok()? * factor;
@@ -63,7 +64,7 @@ impl<'de> Deserialize<'de> for Seconds {
         #[derive(Deserialize)]
         #[serde(
             untagged,
-            expecting = "a duration is seconds or text like 500ms, 5s, 2m, 1h"
+            expecting = "a duration is seconds or text like 500ms, 5s, 2m, 1h, 30d"
         )]
         enum Written {
             Number(f64),
@@ -75,7 +76,7 @@ impl<'de> Deserialize<'de> for Seconds {
         };
         Self::parse(&text).ok_or_else(|| {
             serde::de::Error::custom(format!(
-                "{text:?} is no duration; allowed are seconds or 500ms, 5s, 2m, 1h"
+                "{text:?} is no duration; allowed are seconds or 500ms, 5s, 2m, 1h, 30d"
             ))
         })
     }
@@ -93,6 +94,7 @@ mod tests {
         assert_eq!(millis(" 1.5s "), Some(1500));
         assert_eq!(millis("500ms"), Some(500));
         assert_eq!(millis("2m"), Some(120_000));
+        assert_eq!(millis("30d"), Some(2_592_000_000));
         for bad in ["", "s", "-1", "5 days", "1e300h", "nan"] {
             assert_eq!(millis(bad), None, "{bad:?}");
         }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 mod admin;
+mod archive;
 mod backend;
 mod bootstrap;
 mod cache;
@@ -15,7 +16,6 @@ mod duration;
 mod limits;
 mod live;
 mod model_store;
-mod planned;
 mod predictions;
 mod server;
 mod sources;
@@ -23,6 +23,7 @@ mod store;
 mod telemetry;
 
 pub use admin::AdminConfig;
+pub use archive::{ArchiveConfig, Images};
 pub use backend::{BackendConfig, EXECUTION_PROVIDERS};
 pub use bootstrap::{BootstrapConfig, Secret};
 pub use cache::CacheConfig;
@@ -31,7 +32,6 @@ pub use duration::Seconds;
 pub use limits::LimitsConfig;
 pub use live::{Live, Reloaded, Reloader};
 pub use model_store::{ModelStoreConfig, Poll};
-pub use planned::ArchiveConfig;
 pub use predictions::PredictionsConfig;
 pub use server::ServerConfig;
 pub use sources::{ADMIN_TOKEN, Environment};
@@ -202,6 +202,8 @@ impl Config {
         config.server.tls_key = path();
         config.backend.ort_library = path();
         config.archive.images = some();
+        config.archive.s3_endpoint = some();
+        config.archive.s3_region = some();
         config.bootstrap.api_key = Some(Secret::default());
         config.bootstrap.admin_token = Some(Secret::default());
         config
@@ -238,6 +240,8 @@ mod tests {
                 ("LENSGATE__SERVER__DRAIN_DELAY", "0"),
                 ("LENSGATE__DEFAULT_MODEL", "digits"),
                 ("LENSGATE__MODEL_STORE__POLL", "2s"),
+                ("LENSGATE__ARCHIVE__SAMPLE", "0.25"),
+                ("LENSGATE__ARCHIVE__RETENTION", "7d"),
                 ("LENSGATE_FIXTURES", "not ours"),
                 ("PATH", "/bin"),
             ],
@@ -251,6 +255,8 @@ mod tests {
         );
         assert_eq!(config.server.required_models, ["digits", "mnist"]);
         assert!(config.callbacks.allow_private);
+        assert!((config.archive.sample - 0.25).abs() < f64::EPSILON);
+        assert_eq!(config.archive.retention, Seconds::new(7 * 24 * 3600));
         assert!(config.server.drain_delay.get().is_zero());
         assert_eq!(config.default_model.as_deref(), Some("digits"));
         assert_eq!(
@@ -320,6 +326,7 @@ mod tests {
                 &["archive.images=ftp://x"],
                 ["archive.images", "s3://"],
             ),
+            (&[], &["archive.sample=all"], ["archive.sample", "number"]),
             (
                 &[("LENSGATE__STORE__URL", "mysql://x")],
                 &[],

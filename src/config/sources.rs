@@ -18,6 +18,8 @@ pub struct Environment {
     admin_token: Option<Secret>,
     /// The file that holds it.
     admin_token_file: Option<PathBuf>,
+    /// What whoever speaks to a bucket finds its credentials by.
+    for_buckets: Vec<(String, Secret)>,
 }
 
 /// Where commands that call an admin plane find their token; with `_FILE`, the file that holds it.
@@ -25,6 +27,9 @@ pub const ADMIN_TOKEN: &str = "LENSGATE_ADMIN_TOKEN";
 
 /// Variables that decide which libraries and devices a process finds, by name or by the beginning of it.
 const FOR_CHILDREN: [&str; 5] = ["PATH", "LD_LIBRARY_PATH", "TMPDIR", "CUDA_", "NVIDIA_"];
+
+/// What the variables begin with by which programs find a bucket's credentials, region and server.
+const FOR_BUCKETS: &str = "AWS_";
 
 impl Environment {
     /// The process's own.
@@ -84,6 +89,10 @@ impl Environment {
             if FOR_CHILDREN.into_iter().any(matters) {
                 environment.for_children.push((name.clone(), value.clone()));
             }
+            if name.starts_with(FOR_BUCKETS) && !value.is_empty() {
+                let value = Secret::from(value.clone());
+                environment.for_buckets.push((name.clone(), value));
+            }
             if name.starts_with(PREFIX) {
                 environment.variables.push((name, value));
             }
@@ -111,6 +120,12 @@ impl Environment {
                 reason: error.to_string(),
             }),
         }
+    }
+
+    /// `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and whatever else other programs speak to a bucket by.
+    #[must_use]
+    pub fn for_buckets(&self) -> &[(String, Secret)] {
+        &self.for_buckets
     }
 
     /// `ORT_DYLIB_PATH`, where other programs keep the path of ONNX Runtime.
@@ -263,6 +278,15 @@ fn set(
                 return Err(bad(
                     key,
                     format!("is {text:?} ({origin}); it must be an integer"),
+                ));
+            }
+        },
+        Value::Float(_) => match text.trim().parse() {
+            Ok(number) => Value::Float(number),
+            Err(_) => {
+                return Err(bad(
+                    key,
+                    format!("is {text:?} ({origin}); it must be a number"),
                 ));
             }
         },

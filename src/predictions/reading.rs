@@ -8,7 +8,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::PredictionLog;
+use super::{Archive, PredictionLog};
 use crate::domain::error::ErrorKind;
 use crate::domain::operator::AuditEntry;
 use crate::domain::prediction::Prediction;
@@ -20,6 +20,7 @@ use crate::store::{PredictionFilter, PredictionMark, Store, StoreError};
 pub struct Predictions {
     store: Arc<dyn Store>,
     log: Option<Arc<PredictionLog>>,
+    archive: Option<Arc<Archive>>,
 }
 
 /// Why predictions were not read or deleted; the texts are for the log.
@@ -72,7 +73,23 @@ impl Predictions {
     /// Over the store, and the log of this replica where there is one.
     #[must_use]
     pub fn new(store: Arc<dyn Store>, log: Option<Arc<PredictionLog>>) -> Self {
-        Self { store, log }
+        Self {
+            store,
+            log,
+            archive: None,
+        }
+    }
+
+    /// The same, with the archive of pictures where there is one.
+    #[must_use]
+    pub fn with_archive(self, archive: Option<Arc<Archive>>) -> Self {
+        Self { archive, ..self }
+    }
+
+    /// The archive of pictures.
+    #[must_use]
+    pub fn archive(&self) -> Option<&Arc<Archive>> {
+        self.archive.as_ref()
     }
 
     /// The log of this replica.

@@ -37,6 +37,19 @@ impl Format {
         }
     }
 
+    /// The media type, e.g. `image/jpeg`.
+    #[must_use]
+    pub fn media_type(self) -> &'static str {
+        match self {
+            Self::Jpeg => "image/jpeg",
+            Self::Png => "image/png",
+            Self::WebP => "image/webp",
+            Self::Gif => "image/gif",
+            Self::Bmp => "image/bmp",
+            Self::Tiff => "image/tiff",
+        }
+    }
+
     /// The name on the wire and in logs, e.g. `jpeg`.
     #[must_use]
     pub fn as_str(self) -> &'static str {

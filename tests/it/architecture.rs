@@ -77,7 +77,7 @@ const MAY_IMPORT: [(&str, &[&str]); 15] = [
 const ROOF: [&str; 4] = ["app", "cli", "lifecycle", "main"];
 
 /// Crate → the places that may name it.
-const DOORS: [(&str, &[&str]); 22] = [
+const DOORS: [(&str, &[&str]); 24] = [
     ("poem", &["api/", "app.rs"]),
     ("poem_openapi", &["api/"]),
     ("hyper", &["api/listener"]),
@@ -100,6 +100,11 @@ const DOORS: [(&str, &[&str]); 22] = [
     ("dashmap", &["access/"]),
     ("reqwest", &["cli/push.rs", "callbacks/delivery"]),
     ("hmac", &["callbacks/signature.rs"]),
+    (
+        "object_store",
+        &["predictions/archive", "model_store/remote.rs"],
+    ),
+    ("parquet", &["cli/predictions/columnar.rs"]),
 ];
 
 fn sources() -> Vec<(String, String)> {

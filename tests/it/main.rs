@@ -31,6 +31,7 @@ mod fixture;
 mod access;
 mod admin;
 mod architecture;
+mod archive;
 mod backend;
 mod batch;
 mod cache;

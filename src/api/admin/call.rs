@@ -19,9 +19,9 @@ pub(super) trait Needs: Send + Sync {
     const ROLE: Role;
 }
 
-/// Looks at everything.
+/// Looks at everything but pictures.
 pub(super) struct Viewer;
-/// Models, reload, deliveries.
+/// Models, reload, deliveries, archived pictures.
 pub(super) struct Operator;
 /// Tenants, keys and tokens.
 pub(super) struct Administrator;
@@ -59,7 +59,7 @@ impl<'a, R: Needs> ApiExtractor<'a> for Call<R> {
             MetaSecurityScheme {
                 ty: "http",
                 description: Some(
-                    "An admin token, `lga_…`. Roles: `viewer` looks at everything, `operator` also manages models, \
+                    "An admin token, `lga_…`. Roles: `viewer` looks at everything but archived pictures, `operator` also at those, and manages models, \
                      `admin` also tenants, keys and tokens.",
                 ),
                 name: None,

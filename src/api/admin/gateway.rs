@@ -21,7 +21,7 @@ use crate::access::Access;
 use crate::admin::{Admin, Event};
 use crate::api::problem::ApiError;
 use crate::classify::{Classifier, Phase};
-use crate::predictions::LogStatus;
+use crate::predictions::{ArchiveStatus, LogStatus};
 
 /// The gateway.
 pub(super) struct GatewayApi {
@@ -50,6 +50,8 @@ struct StatusView {
     store: StoreView,
     /// The prediction log of this replica; `null` where predictions are not logged.
     predictions: Option<LogView>,
+    /// The archive of pictures, as this replica sees it; `null` where there is none.
+    archive: Option<ArchiveView>,
     /// Models and versions.
     models: ModelsCount,
     /// Callers.
@@ -112,6 +114,43 @@ impl LogView {
             damaged: log.damaged,
             refused: log.refused,
             expired: log.expired,
+        }
+    }
+}
+
+/// The archive of pictures: what happened since the start, and what waits.
+#[derive(Object)]
+struct ArchiveView {
+    /// `ok` or `away`.
+    status: String,
+    /// Since when it takes nothing.
+    away_since: Option<String>,
+    /// Pictures that were put there.
+    stored: u64,
+    /// Pictures that wait to be put there.
+    waiting: usize,
+    /// Their bytes.
+    waiting_bytes: u64,
+    /// Pictures that were not kept as too many waited.
+    dropped_full: u64,
+    /// Pictures that were not kept as they have too many bytes.
+    dropped_too_large: u64,
+    /// Pictures that were not kept as they alone were not taken.
+    dropped_failed: u64,
+}
+
+impl ArchiveView {
+    fn of(archive: &ArchiveStatus) -> Self {
+        let away = archive.away_since;
+        Self {
+            status: if away.is_some() { "away" } else { "ok" }.to_owned(),
+            away_since: away.map(time),
+            stored: archive.stored,
+            waiting: archive.waiting,
+            waiting_bytes: archive.waiting_bytes,
+            dropped_full: archive.dropped_full,
+            dropped_too_large: archive.dropped_too_large,
+            dropped_failed: archive.dropped_failed,
         }
     }
 }
@@ -214,6 +253,7 @@ impl GatewayApi {
                 revision: status.store.revision,
             },
             predictions: status.log.as_ref().map(LogView::of),
+            archive: status.archive.as_ref().map(ArchiveView::of),
             models: ModelsCount {
                 models: status.models,
                 versions: Any(Value::Object(versions)),

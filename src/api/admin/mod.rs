@@ -25,6 +25,7 @@ mod gateway;
 mod json;
 mod keys;
 mod models;
+mod prediction_image;
 mod predictions;
 mod tenants;
 mod tokens;
@@ -55,6 +56,7 @@ type AdminApis = (
     aliases::AliasesApi,
     predictions::PredictionsApi,
     callbacks::CallbacksApi,
+    prediction_image::PredictionImageApi,
     audit::AuditApi,
     gateway::GatewayApi,
     HealthApi,
@@ -71,6 +73,7 @@ fn apis(plane: &AdminPlane) -> AdminApis {
         aliases::AliasesApi::new(plane),
         predictions::PredictionsApi::new(plane),
         callbacks::CallbacksApi::new(plane),
+        prediction_image::PredictionImageApi::new(plane),
         audit::AuditApi::new(plane),
         gateway::GatewayApi::new(plane),
         HealthApi::new(&plane.data),

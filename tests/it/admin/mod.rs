@@ -9,6 +9,7 @@ mod keys;
 mod model_aliases;
 mod models;
 mod outage;
+mod prediction_image;
 mod push;
 mod replicas;
 mod tenants;

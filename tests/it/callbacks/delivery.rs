@@ -42,10 +42,10 @@ async fn what_fails_is_tried_again_under_the_same_id(database: &TestDatabase) {
     let tenant = subscriber(&gateway, "acme", &receiver.url("/"), &[]).await;
     let (_, secret) = secret(&gateway, &tenant, json!({})).await;
     upload(&gateway, 2).await;
-    let received = receiver.until(3).await;
-    for one in &received {
-        assert_eq!(one.header("webhook-id"), received[0].header("webhook-id"));
-        assert_eq!(one.body, received[0].body);
+    let came = receiver.until(3).await;
+    for one in &came {
+        assert_eq!(one.header("webhook-id"), came[0].header("webhook-id"));
+        assert_eq!(one.body, came[0].body);
         assert!(is_signed(one, &secret), "each attempt is signed: {one:?}");
     }
     let items = until(&gateway, "", all_are("delivered")).await;
@@ -147,8 +147,8 @@ async fn a_slow_host_harms_no_other(database: &TestDatabase) {
     for version in 3..6 {
         upload(&gateway, version).await;
     }
-    let received = fast.until(3).await;
-    assert!(received.iter().all(|one| one.kind() == "version.live"));
+    let came = fast.until(3).await;
+    assert!(came.iter().all(|one| one.kind() == "version.live"));
     until(&gateway, "state=delivered", |items| items.len() == 3).await;
     let waiting = until(&gateway, "state=pending&limit=1000", |_| true).await;
     assert_eq!(waiting.len(), 8 * 4);
@@ -170,11 +170,8 @@ async fn what_was_not_delivered_goes_on_after_a_restart(database: &TestDatabase)
     receiver.until(2).await;
     first.join();
     let second = gateway(&store, database).await;
-    let received = receiver.until(3).await;
-    assert_eq!(
-        received[2].header("webhook-id"),
-        received[0].header("webhook-id")
-    );
+    let came = receiver.until(3).await;
+    assert_eq!(came[2].header("webhook-id"), came[0].header("webhook-id"));
     until(&second, "", all_are("delivered")).await;
 }
 
@@ -194,8 +191,8 @@ async fn what_was_given_up_is_sent_anew(database: &TestDatabase) {
     let anew = gateway.admin(Method::POST, &path, None).await;
     assert_eq!(anew.status, 202, "{anew:?}");
     assert_eq!(anew.body["id"], id);
-    let received = receiver.until(2).await;
-    assert_eq!(received[1].header("webhook-id"), id);
+    let came = receiver.until(2).await;
+    assert_eq!(came[1].header("webhook-id"), id);
     let done = until(&gateway, "", all_are("delivered")).await;
     assert_eq!(done[0]["attempts"], 1, "counted anew");
     let shown = callback(&gateway, &done[0]["id"]).await;

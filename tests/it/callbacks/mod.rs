@@ -118,9 +118,9 @@ async fn callback(gateway: &TestGateway, id: &Value) -> Value {
 }
 
 /// Whether the scheme's own library takes it.
-fn is_signed(received: &Received, secret: &str) -> bool {
+fn is_signed(came: &Received, secret: &str) -> bool {
     let webhook = Webhook::new(secret).expect("a secret of the scheme");
-    webhook.verify(&received.body, &received.headers).is_ok()
+    webhook.verify(&came.body, &came.headers).is_ok()
 }
 
 fn all_are(state: &str) -> impl Fn(&[Value]) -> bool {

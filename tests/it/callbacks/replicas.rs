@@ -42,9 +42,9 @@ async fn put(database: &TestDatabase, tenant: &str, url: &str, count: usize) {
 }
 
 fn numbers(receiver: &Receiver) -> Vec<Value> {
-    let received = receiver.received();
+    let came = receiver.received();
     let number = |one: &crate::fixture::receiver::Received| one.json()["data"]["number"].clone();
-    received.iter().map(number).collect()
+    came.iter().map(number).collect()
 }
 
 async fn two_replicas_send_each_callback_once(database: &TestDatabase) {
@@ -80,7 +80,7 @@ async fn two_replicas_tell_an_event_once(database: &TestDatabase) {
     let versions: Vec<_> = receiver
         .received()
         .iter()
-        .map(|received| received.json()["data"]["version"].clone())
+        .map(|came| came.json()["data"]["version"].clone())
         .collect();
     let different: BTreeSet<String> = versions.iter().map(ToString::to_string).collect();
     assert_eq!(
@@ -118,7 +118,7 @@ async fn an_outage_of_the_store_is_waited_for() {
         .await;
     assert!(receiver.received().is_empty());
     proxy.set(Way::Open);
-    let received = receiver.until(1).await.remove(0);
-    assert_eq!(received.json()["data"]["version"], 2);
+    let came = receiver.until(1).await.remove(0);
+    assert_eq!(came.json()["data"]["version"], 2);
     until(&gateway, "", all_are("delivered")).await;
 }

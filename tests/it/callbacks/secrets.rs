@@ -47,8 +47,8 @@ async fn two_secrets_sign_during_a_rotation(database: &TestDatabase) {
     // An overlap of none ends the others at once.
     let (_, newest) = secret(&gateway, &tenant, json!({"overlap_s": 0})).await;
     upload(&gateway, 5).await;
-    let last = receiver.until(4).await.remove(3);
-    assert!(is_signed(&last, &newest) && !is_signed(&last, &new));
+    let after = receiver.until(4).await.remove(3);
+    assert!(is_signed(&after, &newest) && !is_signed(&after, &new));
 
     // What was done is on record, without the secrets.
     let audit = gateway

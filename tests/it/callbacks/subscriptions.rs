@@ -22,12 +22,12 @@ async fn a_version_that_is_live_is_told_signed(database: &TestDatabase) {
     let tenant = subscriber(&gateway, "acme", &receiver.url("/hook?a=b"), &[]).await;
     let (_, secret) = secret(&gateway, &tenant, json!({})).await;
     upload(&gateway, 2).await;
-    let received = receiver.until(1).await.remove(0);
-    assert!(is_signed(&received, &secret), "{received:?}");
-    assert_eq!(received.path, "/hook?a=b");
-    assert_eq!(received.header("content-type"), "application/json");
-    assert!(received.header("user-agent").starts_with("lensgate/"));
-    let body = received.json();
+    let came = receiver.until(1).await.remove(0);
+    assert!(is_signed(&came, &secret), "{came:?}");
+    assert_eq!(came.path, "/hook?a=b");
+    assert_eq!(came.header("content-type"), "application/json");
+    assert!(came.header("user-agent").starts_with("lensgate/"));
+    let body = came.json();
     assert_eq!(body["type"], "version.live");
     let told = json!({"model": MODEL, "version": 2, "digest": digest(&graph(2))});
     assert_eq!(body["data"], told);
@@ -37,7 +37,7 @@ async fn a_version_that_is_live_is_told_signed(database: &TestDatabase) {
     let items = until(&gateway, &format!("tenant={tenant}"), all_are("delivered")).await;
     assert_eq!(items.len(), 1, "{items:?}");
     let shown = callback(&gateway, &items[0]["id"]).await;
-    assert_eq!(shown["id"], received.header("webhook-id"));
+    assert_eq!(shown["id"], came.header("webhook-id"));
     assert_eq!(shown["event"], "version.live");
     assert_eq!(shown["tenant_id"], tenant);
     assert_eq!(
@@ -52,8 +52,8 @@ async fn a_version_that_is_live_is_told_signed(database: &TestDatabase) {
     // A graph that may not serve.
     let path = format!("/models/{MODEL}/versions/3");
     store.place_version(MODEL, 3, b"no graph at all");
-    let received = receiver.until(2).await.remove(1);
-    let body = received.json();
+    let came = receiver.until(2).await.remove(1);
+    let body = came.json();
     assert_eq!(
         (&body["type"], &body["data"]["version"]),
         (&json!("version.failed"), &json!(3))
@@ -74,14 +74,14 @@ async fn nobody_is_told_again_after_a_restart(database: &TestDatabase) {
     // While nobody serves, a version comes: it is told when somebody does.
     store.place_version(MODEL, 3, &graph(3));
     let second = gateway(&store, database).await;
-    let received = receiver.until(2).await;
+    let came = receiver.until(2).await;
     upload(&second, 4).await;
     let all = receiver.until(3).await;
     let versions: Vec<_> = all
         .iter()
         .map(|one| one.json()["data"]["version"].clone())
         .collect();
-    assert_eq!(versions, [2, 3, 4], "{received:?}");
+    assert_eq!(versions, [2, 3, 4], "{came:?}");
     let items = until(&second, "event=version.live", all_are("delivered")).await;
     assert_eq!(items.len(), 3);
 }

@@ -13,6 +13,7 @@ mod audit;
 mod callbacks;
 mod changes;
 mod changes_many;
+mod export;
 mod keys;
 mod migrations;
 mod outage;

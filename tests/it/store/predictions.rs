@@ -80,7 +80,7 @@ pub(crate) fn prediction(at: DateTime<Utc>, number: u16) -> Prediction {
 }
 
 /// A refusal of which next to nothing is known.
-fn refusal(at: DateTime<Utc>, number: u16) -> Prediction {
+pub(crate) fn refusal(at: DateTime<Utc>, number: u16) -> Prediction {
     let mut refused = prediction(at, number);
     refused.asked.client_request_id = None;
     refused.asked.trace_id = None;
