@@ -18,6 +18,7 @@ use crate::api::{self, DataPlane};
 use crate::backend::ort::{LibrarySearch, OrtBackend};
 use crate::backend::tract::TractBackend;
 use crate::backend::{Backend, OrtStatus};
+use crate::callbacks::{CallbackError, Outbox};
 use crate::classify::{Classifier, ClassifierConfig, InflightBudget, Recorder};
 use crate::config::{
     Config, ConfigError, Environment, Reloaded, Reloader, Secret, ServerConfig, Sources,
@@ -53,6 +54,9 @@ pub enum AppError {
     /// Predictions cannot be logged.
     #[error(transparent)]
     Log(#[from] LogError),
+    /// There is nothing to send callbacks with.
+    #[error(transparent)]
+    Callbacks(#[from] CallbackError),
     /// The models cannot be read.
     #[error(transparent)]
     Models(#[from] ManagerError),
@@ -104,6 +108,7 @@ pub struct App {
     pub(crate) classifier: Arc<Classifier>,
     pub(crate) operations: Arc<Admin>,
     pub(crate) follower: Arc<Follower>,
+    pub(crate) outbox: Arc<Outbox>,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) settings: Arc<Settings>,
     pub(crate) predictions: Predictions,
@@ -164,12 +169,14 @@ impl App {
             budget: classifier.budget().clone(),
         });
         let closing = CancellationToken::new();
+        let outbox = outbox(&config, &store, edges).await?;
         let operations = Arc::new(Admin::new(
             Arc::clone(&store),
             Arc::clone(&manager),
             editor,
             Arc::clone(&follower),
             predictions.clone(),
+            Arc::clone(&outbox),
             Arc::clone(&settings) as Arc<dyn Reload>,
             Arc::clone(&edges.clock),
         ));
@@ -185,6 +192,7 @@ impl App {
             classifier,
             operations,
             follower,
+            outbox,
             store,
             settings,
             predictions,
@@ -270,6 +278,18 @@ impl Reload for Settings {
         }
         Ok(reloaded)
     }
+}
+
+/// What sends callbacks. Reading the machine's certificates takes a moment.
+async fn outbox(
+    config: &Config,
+    store: &Arc<dyn Store>,
+    edges: &Edges,
+) -> Result<Arc<Outbox>, AppError> {
+    let (store, clock) = (Arc::clone(store), Arc::clone(&edges.clock));
+    let settings = config.callbacks.clone();
+    let outbox = blocking(move || Outbox::new(store, clock, &settings)).await?;
+    Ok(Arc::new(outbox?))
 }
 
 /// The sockets of the data plane and of the admin plane, which speaks no TLS.

@@ -31,6 +31,8 @@ pub mod models;
 pub mod access;
 /// Floor 4: the operators' use cases.
 pub mod admin;
+/// Floor 4: what tenants are told.
+pub mod callbacks;
 /// Floor 4: the use case.
 pub mod classify;
 /// Floor 4: what was answered to whom.

@@ -28,6 +28,7 @@ pub async fn run_until_stopped(app: App, signals: impl Stream<Item = ()>) {
         classifier,
         operations,
         follower,
+        outbox,
         store,
         settings,
         predictions,
@@ -50,6 +51,9 @@ pub async fn run_until_stopped(app: App, signals: impl Stream<Item = ()>) {
         &tasks,
         &last,
     );
+    tasks.spawn(Arc::clone(&operations).tell_tenants(last.clone()));
+    tasks.spawn(Arc::clone(&outbox).work(last.clone()));
+    tasks.spawn(outbox.prune(last.clone()));
     tasks.spawn(watch_settings(Arc::clone(&settings), last.clone()));
     tasks.spawn(admin.serve(last.clone(), abort.clone()));
     let serving = data.serve(closing.clone(), abort.clone());

@@ -58,7 +58,7 @@ pub struct KeyPatch {
 type Edits<'a> = dyn Fn(&mut ApiKey) -> Result<(), AdminError> + Send + Sync + 'a;
 
 /// The longest time for which an old secret may go on opening.
-const LONGEST_OVERLAP: Duration = Duration::from_hours(24 * 90);
+pub(super) const LONGEST_OVERLAP: Duration = Duration::from_hours(24 * 90);
 
 /// Makes a key in a store, whoever serves from it: gateways hear of it within a second.
 ///

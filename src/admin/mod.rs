@@ -1,4 +1,4 @@
-//! The operators' use cases: tenants, keys, tokens, models, the audit, and what happens.
+//! The operators' use cases: tenants, keys, tokens, models, callbacks, the audit, and what happens.
 //!
 //! Called by `api` with an [`Actor`] whose role was checked there. Each change goes to the store with its audit entry, and is
 //! in force here before the call returns. Knows no HTTP.
@@ -8,6 +8,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use tokio_util::task::TaskTracker;
 
+use crate::callbacks::Outbox;
 use crate::domain::clock::Clock;
 use crate::model_store::StoreEditor;
 use crate::models::ModelManager;
@@ -18,6 +19,7 @@ mod actor;
 mod aliases;
 mod announcer;
 mod audit;
+mod callbacks;
 mod error;
 mod events;
 mod first;
@@ -45,7 +47,7 @@ pub use tokens::NewToken;
 pub use uploads::{Incoming, IncomingPart, Uploaded};
 pub use versions::VersionAt;
 
-pub use crate::store::{AuditFilter, Listing, Page};
+pub use crate::store::{AuditFilter, DeliveryFilter, Listing, Page};
 
 /// What operators do.
 pub struct Admin {
@@ -58,6 +60,7 @@ pub struct Admin {
     tasks: TaskTracker,
     follower: Arc<Follower>,
     predictions: Predictions,
+    outbox: Arc<Outbox>,
     settings: Arc<dyn Reload>,
     events: EventBus,
     clock: Arc<dyn Clock>,
@@ -73,6 +76,7 @@ impl Admin {
         editor: StoreEditor,
         follower: Arc<Follower>,
         predictions: Predictions,
+        outbox: Arc<Outbox>,
         settings: Arc<dyn Reload>,
         clock: Arc<dyn Clock>,
     ) -> Self {
@@ -85,6 +89,7 @@ impl Admin {
             events: follower.events(),
             follower,
             predictions,
+            outbox,
             settings,
             started_at: clock.now(),
             clock,

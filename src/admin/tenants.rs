@@ -13,7 +13,7 @@ use crate::store::{Listing, Page};
 pub struct NewTenant {
     /// Its name; no two have the same.
     pub name: String,
-    /// Where results are sent that nobody waits for.
+    /// Where events are sent, and results that nobody waits for.
     pub callback_url: Option<String>,
     /// The kinds of events that are sent there; empty for all.
     pub events: Vec<String>,
@@ -24,7 +24,7 @@ pub struct NewTenant {
 pub struct TenantPatch {
     /// Its name.
     pub name: Option<String>,
-    /// Where results are sent.
+    /// Where events and results are sent.
     pub callback_url: Edit<String>,
     /// The kinds of events; removed, all are sent.
     pub events: Edit<Vec<String>>,
@@ -43,7 +43,7 @@ impl Admin {
             callback_url: new
                 .callback_url
                 .as_deref()
-                .map(text::callback_url)
+                .map(|url| text::callback_url(url, self.outbox.targets()))
                 .transpose()?,
             events: text::events(new.events)?,
             created_at: now,
@@ -96,7 +96,9 @@ impl Admin {
                 .name
                 .map(|name| text::name("name", &name))
                 .transpose()?,
-            callback_url: patch.callback_url.try_map(|url| text::callback_url(&url))?,
+            callback_url: patch
+                .callback_url
+                .try_map(|url| text::callback_url(&url, self.outbox.targets()))?,
             events: patch.events.try_map(text::events)?,
         };
         let mut tries = Tries::of(expected);

@@ -1,6 +1,8 @@
 //! Rules for the texts that operators give things: names, addresses of callbacks, kinds of events.
 
 use super::AdminError;
+use crate::callbacks::{CallbackError, Targets, check_url};
+use crate::domain::callback::EventKind;
 
 /// Characters of a name.
 const MAX_NAME: usize = 200;
@@ -39,42 +41,36 @@ pub(super) fn prose(field: &str, text: &str) -> Result<String, AdminError> {
     Ok(text.to_owned())
 }
 
-/// A web address that results can be sent to.
+/// A web address that callbacks can be sent to.
 ///
 /// # Errors
-/// When it is no `http://…` or `https://…` with a host, or carries credentials.
-pub(super) fn callback_url(text: &str) -> Result<String, AdminError> {
-    let invalid = || {
-        AdminError::Invalid(
-            "`callback_url` must be an http:// or https:// address with a host, without credentials"
-                .to_owned(),
-        )
-    };
-    let uri: http::Uri = text.parse().map_err(|_| invalid())?;
-    let web = matches!(uri.scheme_str(), Some("http" | "https"));
-    let authority = uri.authority().map_or("", http::uri::Authority::as_str);
-    if !web || text.len() > 2000 || authority.is_empty() || authority.contains('@') {
-        return Err(invalid());
+/// When it is none, or one that may not be called.
+pub(super) fn callback_url(text: &str, targets: Targets) -> Result<String, AdminError> {
+    match check_url(text, targets) {
+        Ok(()) => Ok(text.to_owned()),
+        Err(CallbackError::Refused(reason)) => {
+            Err(AdminError::Invalid(format!("`callback_url` {reason}")))
+        }
+        Err(error) => Err(AdminError::Invalid(error.to_string())),
     }
-    Ok(text.to_owned())
 }
 
-/// The kinds of events that are sent to a tenant.
+/// The kinds of events that are sent to a tenant, each once.
 ///
 /// # Errors
-/// When one is no name like `prediction.completed`, or there are too many.
+/// When one is none of ours.
 pub(super) fn events(kinds: Vec<String>) -> Result<Vec<String>, AdminError> {
-    let fits = |kind: &String| {
-        let plain = |byte: u8| byte.is_ascii_lowercase() || b"._".contains(&byte);
-        (1..=64).contains(&kind.len()) && kind.bytes().all(plain)
-    };
-    if kinds.len() > 32 || !kinds.iter().all(fits) {
-        return Err(AdminError::Invalid(
-            "`events` must be at most 32 kinds of events of a-z, '.' and '_', e.g. prediction.completed"
-                .to_owned(),
-        ));
+    let mut known = Vec::new();
+    for kind in kinds {
+        let event: EventKind = kind
+            .parse()
+            .map_err(|error| AdminError::Invalid(format!("`events` has {kind:?}; {error}")))?;
+        let name = event.as_str().to_owned();
+        if !known.contains(&name) {
+            known.push(name);
+        }
     }
-    Ok(kinds)
+    Ok(known)
 }
 
 #[cfg(test)]
@@ -100,26 +96,33 @@ mod tests {
     }
 
     #[test]
-    fn callbacks_go_to_web_addresses() {
-        for good in ["https://example.com/hook?x=1", "http://127.0.0.1:9000/"] {
-            assert!(callback_url(good).is_ok(), "{good}");
-        }
-        for bad in [
-            "",
-            "/hook",
-            "ftp://example.com",
-            "https://",
-            "https://u:p@example.com",
-            "x y",
-        ] {
-            assert!(callback_url(bad).is_err(), "{bad}");
-        }
+    fn callbacks_go_where_they_may() {
+        let targets = Targets {
+            allow_private: false,
+            allow_http: true,
+        };
+        let good = "https://example.com/hook?x=1";
+        assert_eq!(callback_url(good, targets).expect("a URL"), good);
+        let error = callback_url("http://127.0.0.1:9000/", targets).expect_err("loopback");
+        assert!(
+            error.to_string().starts_with("`callback_url` must"),
+            "{error}"
+        );
     }
 
     #[test]
-    fn kinds_of_events_are_names() {
-        assert!(events(vec!["prediction.completed".to_owned()]).is_ok());
-        assert!(events(vec!["Prediction".to_owned()]).is_err());
-        assert!(events(vec![String::new()]).is_err());
+    fn kinds_of_events_are_known_ones_each_once() {
+        let named = |names: &[&str]| events(names.iter().map(|&name| name.to_owned()).collect());
+        assert_eq!(
+            named(&["version.live", "rollout.rolled_back", "version.live"]).expect("two"),
+            ["version.live", "rollout.rolled_back"]
+        );
+        for bad in ["Version.live", "", "version.seen"] {
+            let error = named(&[bad]).expect_err("none of ours");
+            assert!(
+                error.to_string().contains("prediction.completed"),
+                "{error}"
+            );
+        }
     }
 }

@@ -15,7 +15,7 @@ pub(super) struct ConfigArgs {
 }
 
 /// Sections and keys that are read and checked, but have no effect in this release.
-const PLANNED: [&str; 2] = ["[archive]", "[callbacks]"];
+const PLANNED: [&str; 1] = ["[archive]"];
 
 pub(super) fn run(args: &ConfigArgs, settings: &Config) -> anyhow::Result<ExitCode> {
     let mut shown = settings.clone();

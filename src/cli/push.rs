@@ -1,4 +1,4 @@
-//! `lensgate models push`: a version, or a model with all its versions, to a gateway's admin plane. The only door to reqwest.
+//! `lensgate models push`: a version, or a model with all its versions, to a gateway's admin plane.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

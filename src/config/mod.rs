@@ -10,6 +10,7 @@ mod admin;
 mod backend;
 mod bootstrap;
 mod cache;
+mod callbacks;
 mod duration;
 mod limits;
 mod live;
@@ -25,11 +26,12 @@ pub use admin::AdminConfig;
 pub use backend::{BackendConfig, EXECUTION_PROVIDERS};
 pub use bootstrap::{BootstrapConfig, Secret};
 pub use cache::CacheConfig;
+pub use callbacks::CallbacksConfig;
 pub use duration::Seconds;
 pub use limits::LimitsConfig;
 pub use live::{Live, Reloaded, Reloader};
 pub use model_store::{ModelStoreConfig, Poll};
-pub use planned::{ArchiveConfig, CallbacksConfig};
+pub use planned::ArchiveConfig;
 pub use predictions::PredictionsConfig;
 pub use server::ServerConfig;
 pub use sources::{ADMIN_TOKEN, Environment};
@@ -167,6 +169,7 @@ impl Config {
         self.store.validate()?;
         self.predictions.validate()?;
         self.archive.validate()?;
+        self.callbacks.validate()?;
         self.bootstrap.validate()?;
         for (key, id) in self
             .default_model

@@ -13,14 +13,6 @@ pub struct ArchiveConfig {
     pub images: Option<String>,
 }
 
-/// `[callbacks]`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct CallbacksConfig {
-    /// Whether private and loopback addresses may be called.
-    pub allow_private: bool,
-}
-
 impl ArchiveConfig {
     pub(super) fn validate(&self) -> Result<(), ConfigError> {
         match self

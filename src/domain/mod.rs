@@ -1,6 +1,7 @@
 //! Words and rules of Lensgate: no I/O, no async, no HTTP. Every room may import it; it imports none.
 
 pub mod api_key;
+pub mod callback;
 pub mod clock;
 pub mod error;
 pub mod graph;

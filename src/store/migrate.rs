@@ -37,7 +37,11 @@ macro_rules! embedded {
 }
 
 /// All migrations, in order.
-const MIGRATIONS: [Embedded; 2] = embedded!["0001_tenants_keys_and_operators", "0002_predictions"];
+const MIGRATIONS: [Embedded; 3] = embedded![
+    "0001_tenants_keys_and_operators",
+    "0002_predictions",
+    "0003_callbacks",
+];
 
 impl Embedded {
     /// `0001_some_words` is the migration 1, "some words".

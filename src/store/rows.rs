@@ -11,7 +11,9 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{Error, FromRow, Row as _};
 use trait_gen::trait_gen;
 
+use super::{LeasedDelivery, Subscriber};
 use crate::domain::api_key::{ApiKey, KeyLimits};
+use crate::domain::callback::{Attempt, CallbackSecret, Delivery, NewDelivery};
 use crate::domain::ids::VersionNumber;
 use crate::domain::operator::{AdminToken, AuditEntry};
 use crate::domain::prediction::{Answer, AnsweredBy, Asked, PictureFacts, Prediction, Spent};
@@ -36,6 +38,16 @@ macro_rules! columns {
         "day, request_id, \"index\", tenant_id, key_id, model, version, digest, arm, picture_digest, bytes, \
          format, width, height, class, confidence, classes, cached, decode_ms, queue_ms, inference_ms, \
          total_ms, status, code, trace_id, client_request_id, at"
+    };
+    (callback_deliveries) => {
+        "id, tenant_id, event, url, body, state, attempts, begun_at, next_attempt_at, created_at, \
+         last_status, last_error, finished_at"
+    };
+    (callback_attempts) => {
+        "at, status, error, duration_ms"
+    };
+    (callback_secrets) => {
+        "id, tenant_id, secret, created_at, expires_at"
     };
     (audit) => {
         "id, at, actor, token_id, action, target, value_before, value_after, address, request_id"
@@ -207,6 +219,90 @@ impl FromRow<'_, R> for Found<Prediction> {
             },
             status: u16::try_from(status).map_err(strange)?,
             code: row.try_get("code")?,
+        }))
+    }
+}
+
+#[trait_gen(R -> PgRow, SqliteRow)]
+impl FromRow<'_, R> for Found<NewDelivery> {
+    fn from_row(row: &R) -> Result<Self, Error> {
+        Ok(Self(NewDelivery {
+            id: row.try_get("id")?,
+            tenant: TenantId(row.try_get("tenant_id")?),
+            event: word(row.try_get("event")?)?,
+            url: row.try_get("url")?,
+            body: row.try_get("body")?,
+            created_at: row.try_get("created_at")?,
+        }))
+    }
+}
+
+#[trait_gen(R -> PgRow, SqliteRow)]
+impl FromRow<'_, R> for Found<LeasedDelivery> {
+    fn from_row(row: &R) -> Result<Self, Error> {
+        let Found(what) = Found::from_row(row)?;
+        let attempts: i64 = row.try_get("attempts")?;
+        Ok(Self(LeasedDelivery {
+            what,
+            attempts: u32::try_from(attempts).map_err(strange)?,
+            begun_at: row.try_get("begun_at")?,
+        }))
+    }
+}
+
+#[trait_gen(R -> PgRow, SqliteRow)]
+impl FromRow<'_, R> for Found<Delivery> {
+    fn from_row(row: &R) -> Result<Self, Error> {
+        let Found(what) = Found::from_row(row)?;
+        let attempts: i64 = row.try_get("attempts")?;
+        let status: Option<i64> = row.try_get("last_status")?;
+        Ok(Self(Delivery {
+            what,
+            state: word(row.try_get("state")?)?,
+            attempts: u32::try_from(attempts).map_err(strange)?,
+            next_attempt_at: row.try_get("next_attempt_at")?,
+            last_status: status.map(u16::try_from).transpose().map_err(strange)?,
+            last_error: row.try_get("last_error")?,
+            finished_at: row.try_get("finished_at")?,
+        }))
+    }
+}
+
+#[trait_gen(R -> PgRow, SqliteRow)]
+impl FromRow<'_, R> for Found<Attempt> {
+    fn from_row(row: &R) -> Result<Self, Error> {
+        let status: Option<i64> = row.try_get("status")?;
+        let duration: i64 = row.try_get("duration_ms")?;
+        Ok(Self(Attempt {
+            at: row.try_get("at")?,
+            status: status.map(u16::try_from).transpose().map_err(strange)?,
+            error: row.try_get("error")?,
+            duration_ms: duration.cast_unsigned(),
+        }))
+    }
+}
+
+#[trait_gen(R -> PgRow, SqliteRow)]
+impl FromRow<'_, R> for Found<CallbackSecret> {
+    fn from_row(row: &R) -> Result<Self, Error> {
+        Ok(Self(CallbackSecret {
+            id: row.try_get("id")?,
+            tenant: TenantId(row.try_get("tenant_id")?),
+            secret: row.try_get("secret")?,
+            created_at: row.try_get("created_at")?,
+            expires_at: row.try_get("expires_at")?,
+        }))
+    }
+}
+
+#[trait_gen(R -> PgRow, SqliteRow)]
+impl FromRow<'_, R> for Found<Subscriber> {
+    fn from_row(row: &R) -> Result<Self, Error> {
+        Ok(Self(Subscriber {
+            tenant: TenantId(row.try_get("id")?),
+            url: row.try_get("callback_url")?,
+            events: list(row.try_get("events")?)?,
+            models: list(row.try_get("models")?)?,
         }))
     }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::fixture::root;
 
 /// Room → rooms it may import. `app`, `cli`, `lifecycle` and `main` may import all and are imported by none below.
-const MAY_IMPORT: [(&str, &[&str]); 14] = [
+const MAY_IMPORT: [(&str, &[&str]); 15] = [
     ("domain", &[]),
     ("config", &["domain"]),
     ("telemetry", &["config", "domain"]),
@@ -30,6 +30,7 @@ const MAY_IMPORT: [(&str, &[&str]); 14] = [
     ),
     ("access", &["domain", "store", "config", "telemetry"]),
     ("predictions", &["domain", "store", "config", "telemetry"]),
+    ("callbacks", &["domain", "store", "config", "telemetry"]),
     (
         "admin",
         &[
@@ -39,6 +40,7 @@ const MAY_IMPORT: [(&str, &[&str]); 14] = [
             "model_store",
             "access",
             "predictions",
+            "callbacks",
             "config",
             "telemetry",
         ],
@@ -66,6 +68,7 @@ const MAY_IMPORT: [(&str, &[&str]); 14] = [
             "predictions",
             "admin",
             "models",
+            "callbacks",
         ],
     ),
 ];
@@ -74,7 +77,7 @@ const MAY_IMPORT: [(&str, &[&str]); 14] = [
 const ROOF: [&str; 4] = ["app", "cli", "lifecycle", "main"];
 
 /// Crate → the places that may name it.
-const DOORS: [(&str, &[&str]); 21] = [
+const DOORS: [(&str, &[&str]); 22] = [
     ("poem", &["api/", "app.rs"]),
     ("poem_openapi", &["api/"]),
     ("hyper", &["api/listener"]),
@@ -95,7 +98,8 @@ const DOORS: [(&str, &[&str]); 21] = [
     ("trait_gen", &["store/"]),
     ("governor", &["access/limiter.rs"]),
     ("dashmap", &["access/"]),
-    ("reqwest", &["cli/push.rs"]),
+    ("reqwest", &["cli/push.rs", "callbacks/delivery"]),
+    ("hmac", &["callbacks/signature.rs"]),
 ];
 
 fn sources() -> Vec<(String, String)> {

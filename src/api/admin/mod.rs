@@ -19,6 +19,8 @@ use crate::admin::Admin;
 mod aliases;
 mod audit;
 mod call;
+mod callback_secrets;
+mod callbacks;
 mod gateway;
 mod json;
 mod keys;
@@ -45,12 +47,14 @@ pub struct AdminPlane {
 
 type AdminApis = (
     tenants::TenantsApi,
+    callback_secrets::CallbackSecretsApi,
     keys::KeysApi,
     tokens::TokensApi,
     models::ModelsApi,
     versions::VersionsApi,
     aliases::AliasesApi,
     predictions::PredictionsApi,
+    callbacks::CallbacksApi,
     audit::AuditApi,
     gateway::GatewayApi,
     HealthApi,
@@ -59,12 +63,14 @@ type AdminApis = (
 fn apis(plane: &AdminPlane) -> AdminApis {
     (
         tenants::TenantsApi::new(plane),
+        callback_secrets::CallbackSecretsApi::new(plane),
         keys::KeysApi::new(plane),
         tokens::TokensApi::new(plane),
         models::ModelsApi::new(plane),
         versions::VersionsApi::new(plane),
         aliases::AliasesApi::new(plane),
         predictions::PredictionsApi::new(plane),
+        callbacks::CallbacksApi::new(plane),
         audit::AuditApi::new(plane),
         gateway::GatewayApi::new(plane),
         HealthApi::new(&plane.data),
@@ -73,7 +79,9 @@ fn apis(plane: &AdminPlane) -> AdminApis {
 
 fn service<A: OpenApi>(apis: A) -> OpenApiService<A, ()> {
     OpenApiService::new(apis, "Lensgate admin plane", env!("CARGO_PKG_VERSION"))
-        .description("Operate the gateway: tenants, keys, tokens, models, and what happened.")
+        .description(
+            "Operate the gateway: tenants, keys, tokens, models, callbacks, and what happened.",
+        )
         .license(poem_openapi::LicenseObject::new("Apache-2.0"))
 }
 

@@ -29,9 +29,11 @@ pub(super) struct TenantsApi {
 struct NewTenantRequest {
     /// Its name, 1 to 200 characters; no two tenants have the same.
     name: String,
-    /// Where results are sent that nobody waits for.
+    /// Where events are sent, and results that nobody waits for: an `http://` or `https://` address of the open internet.
     callback_url: Option<String>,
-    /// The kinds of events that are sent there; all, where left out.
+    /// The kinds of events that are sent there: `prediction.completed` (of asynchronous predictions alone: answers that were
+    /// given at once are not sent again), `version.live`, `version.failed` (of models that one of the tenant's keys may use),
+    /// `rollout.promoted`, `rollout.rolled_back`. All, where left out.
     events: Option<Vec<String>>,
 }
 
@@ -42,7 +44,7 @@ struct NewTenantRequest {
 struct TenantPatchRequest {
     /// Its name.
     name: Option<String>,
-    /// Where results are sent that nobody waits for.
+    /// Where events are sent, and results that nobody waits for: an `http://` or `https://` address of the open internet.
     #[serde(default)]
     callback_url: MaybeUndefined<String>,
     /// The kinds of events that are sent there.
@@ -57,7 +59,7 @@ struct TenantView {
     id: String,
     /// Its name.
     name: String,
-    /// Where results are sent that nobody waits for.
+    /// Where events are sent, and results that nobody waits for: an `http://` or `https://` address of the open internet.
     callback_url: Option<String>,
     /// The kinds of events that are sent there; empty for all.
     events: Vec<String>,

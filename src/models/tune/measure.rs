@@ -173,7 +173,7 @@ impl<'a> Bench<'a> {
 
 /// Answers a second within the time that counts; where one picture takes longer than that, all that there were.
 fn rate(answered: &[Instant], started: Instant, (from, until): (Instant, Instant)) -> f64 {
-    let counted = answered.iter().filter(|at| (from..until).contains(at));
+    let counted = answered.iter().filter(|at| (from..until).contains(*at));
     let (count, time) = match counted.count() {
         0 => {
             let last = answered.iter().max().copied().unwrap_or(started);

@@ -18,6 +18,7 @@ fn operations(document: &Value) -> Vec<(Method, String)> {
             .replace("{version}", "1")
             .replace("{alias}", "stable")
             .replace("{request_id}", "0199aaaa-0000-7000-8000-000000000000")
+            .replace("{secret_id}", "0199bbbb-0000-7000-8000-000000000000")
             .replace("{id}", "0199aaaa-0000-7000-8000-000000000000");
         assert!(
             !path.contains('{'),
