@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::NaiveDate;
 use poem::Response;
 use poem::endpoint::BoxEndpoint;
 use tokio_util::sync::CancellationToken;
@@ -25,6 +26,8 @@ use crate::config::{
 };
 use crate::domain::clock::{Clock, SystemClock};
 use crate::domain::ids::ModelId;
+use crate::domain::tenant::KeyId;
+use crate::jobs::{DayQuota, Jobs, Parts};
 use crate::model_store::{FolderStore, StoreEditor};
 use crate::models::{
     Backends, Loader, LoaderConfig, ManagerError, ModelManager, NoticeConfig, Passed, Trial,
@@ -112,6 +115,7 @@ pub struct App {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) settings: Arc<Settings>,
     pub(crate) predictions: Predictions,
+    pub(crate) jobs: Arc<Jobs>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) data: Plane,
     pub(crate) admin: Plane,
@@ -155,12 +159,23 @@ impl App {
         let settings = classifier_config(&config, &reloader);
         let classifier = Arc::new(Classifier::new(manager.catalog(), settings, recorder));
         let predictions = Predictions::new(Arc::clone(&store), log);
+        let outbox = outbox(&config, &store, edges).await?;
+        let jobs = Parts {
+            store: Arc::clone(&store),
+            classifier: Arc::clone(&classifier),
+            outbox: Arc::clone(&outbox),
+            quota: Arc::clone(&access) as Arc<dyn DayQuota>,
+            clock: Arc::clone(&edges.clock),
+            wording: api::worded,
+        };
+        let jobs = Arc::new(Jobs::new(jobs, config.jobs.clone()));
         let data = DataPlane {
             classifier: Arc::clone(&classifier),
             catalog: manager.catalog(),
             access: Arc::clone(&access),
             limits: reloader.limits(),
             predictions: predictions.clone(),
+            jobs: Arc::clone(&jobs),
             required_models: ids(&config.server.required_models),
         };
         let settings = Arc::new(Settings {
@@ -169,7 +184,6 @@ impl App {
             budget: classifier.budget().clone(),
         });
         let closing = CancellationToken::new();
-        let outbox = outbox(&config, &store, edges).await?;
         let operations = Arc::new(Admin::new(
             Arc::clone(&store),
             Arc::clone(&manager),
@@ -196,6 +210,7 @@ impl App {
             store,
             settings,
             predictions,
+            jobs,
             clock: Arc::clone(&edges.clock),
             data: Plane {
                 listener,
@@ -277,6 +292,12 @@ impl Reload for Settings {
             );
         }
         Ok(reloaded)
+    }
+}
+
+impl DayQuota for Access {
+    fn give_back(&self, key: KeyId, day: NaiveDate, pictures: u32) {
+        Self::give_back(self, key, day, pictures);
     }
 }
 

@@ -32,6 +32,7 @@ pub async fn run_until_stopped(app: App, signals: impl Stream<Item = ()>) {
         store,
         settings,
         predictions,
+        jobs,
         clock,
         data,
         admin,
@@ -40,6 +41,7 @@ pub async fn run_until_stopped(app: App, signals: impl Stream<Item = ()>) {
     } = app;
     let server = config.server;
     let (closing, abort) = (CancellationToken::new(), CancellationToken::new());
+    let leaving = CancellationToken::new();
     let (last, tasks) = (CancellationToken::new(), TaskTracker::new());
     tasks.spawn(follower.follow(last.clone()));
     tasks.spawn(Arc::clone(&operations).announce_versions(last.clone()));
@@ -54,6 +56,8 @@ pub async fn run_until_stopped(app: App, signals: impl Stream<Item = ()>) {
     tasks.spawn(Arc::clone(&operations).tell_tenants(last.clone()));
     tasks.spawn(Arc::clone(&outbox).work(last.clone()));
     tasks.spawn(outbox.prune(last.clone()));
+    tasks.spawn(Arc::clone(&jobs).work(leaving.clone(), last.clone()));
+    tasks.spawn(jobs.prune(last.clone()));
     tasks.spawn(watch_settings(Arc::clone(&settings), last.clone()));
     tasks.spawn(admin.serve(last.clone(), abort.clone()));
     let serving = data.serve(closing.clone(), abort.clone());
@@ -61,6 +65,7 @@ pub async fn run_until_stopped(app: App, signals: impl Stream<Item = ()>) {
         next(&mut signals).await;
         tracing::info!(delay = %server.drain_delay, "stopping: not ready, still serving");
         classifier.enter(Phase::Leaving);
+        leaving.cancel();
         tokio::select! {
             () = tokio::time::sleep(server.drain_delay.get()) => {}
             () = next(&mut signals) => {}

@@ -30,6 +30,7 @@ macro_rules! contract {
 mod audit;
 mod changes;
 mod changes_many;
+mod jobs;
 mod keys;
 mod migrations;
 mod outage;
