@@ -1,11 +1,10 @@
 //! The composition root: builds every part from the settings and says which part gets which. Nobody knows it.
 
-use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
+use chrono::NaiveDate;
 use poem::Response;
 use poem::endpoint::BoxEndpoint;
 use tokio_util::sync::CancellationToken;
@@ -15,9 +14,6 @@ use crate::admin::{self, Admin, AdminError, FirstSecrets, Follower, NewSecrets, 
 use crate::api::admin::AdminPlane;
 use crate::api::listener::{Listener, ListenerConfig, ListenerError, TlsConfig};
 use crate::api::{self, DataPlane};
-use crate::backend::ort::{LibrarySearch, OrtBackend};
-use crate::backend::tract::TractBackend;
-use crate::backend::{Backend, OrtStatus};
 use crate::callbacks::{CallbackError, Outbox};
 use crate::classify::{Classifier, ClassifierConfig, InflightBudget, Recorder};
 use crate::config::{
@@ -25,14 +21,18 @@ use crate::config::{
 };
 use crate::domain::clock::{Clock, SystemClock};
 use crate::domain::ids::ModelId;
-use crate::model_store::{FolderStore, StoreEditor};
-use crate::models::{
-    Backends, Loader, LoaderConfig, ManagerError, ModelManager, NoticeConfig, Passed, Trial,
-    TrialConfig,
-};
+use crate::domain::tenant::KeyId;
+use crate::jobs::{self, DayQuota, Jobs};
+use crate::model_store::StoreEditor;
+use crate::models::{ManagerError, ModelManager};
 use crate::predictions::{Archive, ArchiveError, LogError, PredictionLog, Predictions};
 use crate::store::{self, Store, StoreError};
 use crate::telemetry;
+
+mod models;
+
+pub use models::{backends, loader, model_store};
+use models::{cores, models};
 
 /// Why the gateway did not start.
 #[derive(Debug, thiserror::Error)]
@@ -113,10 +113,69 @@ pub(crate) struct Background {
     pub(crate) operations: Arc<Admin>,
     pub(crate) follower: Arc<Follower>,
     pub(crate) outbox: Arc<Outbox>,
+    pub(crate) jobs: Arc<Jobs>,
     pub(crate) settings: Arc<Settings>,
     pub(crate) predictions: Predictions,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) clock: Arc<dyn Clock>,
+}
+
+/// What the planes are put on.
+struct Core {
+    store: Arc<dyn Store>,
+    access: Arc<Access>,
+    predictions: Predictions,
+    manager: Arc<ModelManager>,
+    editor: StoreEditor,
+    follower: Arc<Follower>,
+    reloader: Reloader,
+    classifier: Arc<Classifier>,
+    outbox: Arc<Outbox>,
+    new_secrets: Option<NewSecrets>,
+}
+
+impl Core {
+    /// Opens the database, finds the runtime, starts to load the models.
+    async fn open(config: &Config, edges: &Edges) -> Result<Self, AppError> {
+        let store = open_store(config).await?;
+        let new_secrets = admin::fill(&*store, &first_secrets(config), &*edges.clock)
+            .await
+            .map_err(AppError::First)?;
+        let predictions = predictions(config, edges, &store).await?;
+        let access = Access::new(
+            Arc::clone(&edges.clock),
+            &AccessSettings::of(&config.server, &config.limits),
+        );
+        let (environment, settings) = (edges.environment.clone(), config.clone());
+        // Reading the library takes a while: not on the runtime's threads.
+        let (manager, editor) = blocking(move || models(&settings, &environment)).await?;
+        let follower = Follower::new(
+            Arc::clone(&store),
+            Arc::clone(&access),
+            Arc::clone(&manager),
+            Arc::clone(&edges.clock),
+        );
+        let follower = listening(config, follower).await?;
+        let starting = Arc::clone(&manager);
+        blocking(move || starting.start()).await??;
+        let reloader = Reloader::new(config, edges.sources.clone());
+        let settings = classifier_config(config, &reloader);
+        let recorder = recorder(&predictions);
+        let classifier = Arc::new(Classifier::new(manager.catalog(), settings, recorder));
+        let outbox = outbox(config, &store, edges).await?;
+        Ok(Self {
+            store,
+            access,
+            predictions,
+            manager,
+            editor,
+            follower,
+            reloader,
+            classifier,
+            outbox,
+            new_secrets,
+        })
+    }
 }
 
 /// A gateway that is built and bound, but does not serve yet.
@@ -140,40 +199,36 @@ impl App {
     /// When a port cannot be bound, or the database or the model store cannot be used.
     pub async fn build(config: Config, edges: &Edges) -> Result<Self, AppError> {
         let (listener, private) = bind(&config).await?;
-        let store = open_store(&config).await?;
-        let new_secrets = admin::fill(&*store, &first_secrets(&config), &*edges.clock)
-            .await
-            .map_err(AppError::First)?;
-        let log = open_log(&config, &edges.clock)?;
-        let archive = open_archive(&config, edges).await?;
-        let access = Access::new(
-            Arc::clone(&edges.clock),
-            &AccessSettings::of(&config.server, &config.limits),
-        );
-        let (environment, settings) = (edges.environment.clone(), config.clone());
-        // Reading the library takes a while: not on the runtime's threads.
-        let (manager, editor) = blocking(move || models(&settings, &environment)).await?;
-        let follower = Follower::new(
-            Arc::clone(&store),
-            Arc::clone(&access),
-            Arc::clone(&manager),
-            Arc::clone(&edges.clock),
-        );
-        let follower = listening(&config, follower).await?;
-        let starting = Arc::clone(&manager);
-        blocking(move || starting.start()).await??;
-        let reloader = Reloader::new(&config, edges.sources.clone());
-        let record = |log| Recorder::new(log, archive.clone(), api::status_of);
-        let recorder = log.clone().map(record);
-        let settings = classifier_config(&config, &reloader);
-        let classifier = Arc::new(Classifier::new(manager.catalog(), settings, recorder));
-        let predictions = Predictions::new(Arc::clone(&store), log).with_archive(archive);
+        let Core {
+            store,
+            access,
+            predictions,
+            manager,
+            editor,
+            follower,
+            reloader,
+            classifier,
+            outbox,
+            new_secrets,
+        } = Core::open(&config, edges).await?;
+        let jobs = Arc::new(Jobs::new(
+            jobs::Parts {
+                store: Arc::clone(&store),
+                classifier: Arc::clone(&classifier),
+                outbox: Arc::clone(&outbox),
+                quota: Arc::clone(&access) as Arc<dyn DayQuota>,
+                clock: Arc::clone(&edges.clock),
+                wording: api::worded,
+            },
+            config.jobs.clone(),
+        ));
         let data = DataPlane {
             classifier: Arc::clone(&classifier),
             catalog: manager.catalog(),
             access: Arc::clone(&access),
             limits: reloader.limits(),
             predictions: predictions.clone(),
+            jobs: Arc::clone(&jobs),
             required_models: ids(&config.server.required_models),
         };
         let settings = Arc::new(Settings {
@@ -182,7 +237,6 @@ impl App {
             budget: classifier.budget().clone(),
         });
         let closing = CancellationToken::new();
-        let outbox = outbox(&config, &store, edges).await?;
         let operations = Arc::new(Admin::new(admin::Parts {
             store: Arc::clone(&store),
             manager: Arc::clone(&manager),
@@ -208,6 +262,7 @@ impl App {
                 operations,
                 follower,
                 outbox,
+                jobs,
                 settings,
                 predictions,
                 store,
@@ -290,6 +345,12 @@ impl Reload for Settings {
     }
 }
 
+impl DayQuota for Access {
+    fn give_back(&self, key: KeyId, day: NaiveDate, pictures: u32) {
+        Self::give_back(self, key, day, pictures);
+    }
+}
+
 /// What sends callbacks. Reading the machine's certificates takes a moment.
 async fn outbox(
     config: &Config,
@@ -339,14 +400,24 @@ fn store_error(config: &Config, source: StoreError) -> AppError {
     }
 }
 
-/// The log of predictions, where the settings want one.
-fn open_log(
+/// The log of predictions and the archive of their pictures, where the settings want them.
+async fn predictions(
     config: &Config,
-    clock: &Arc<dyn Clock>,
-) -> Result<Option<Arc<PredictionLog>>, AppError> {
+    edges: &Edges,
+    store: &Arc<dyn Store>,
+) -> Result<Predictions, AppError> {
     let settings = &config.predictions;
-    let open = || PredictionLog::open(settings, Arc::clone(clock));
-    Ok(settings.log.then(open).transpose()?)
+    let open = || PredictionLog::open(settings, Arc::clone(&edges.clock));
+    let log = settings.log.then(open).transpose()?;
+    let archive = open_archive(config, edges).await?;
+    Ok(Predictions::new(Arc::clone(store), log).with_archive(archive))
+}
+
+/// What records answers; nothing where they are not logged.
+fn recorder(predictions: &Predictions) -> Option<Recorder> {
+    let log = predictions.log().cloned()?;
+    let archive = predictions.archive().cloned();
+    Some(Recorder::new(log, archive, api::status_of))
 }
 
 /// The archive of pictures, where the settings want one.
@@ -403,129 +474,4 @@ fn listener_config(server: &ServerConfig) -> ListenerConfig {
             .map(|(cert, key)| TlsConfig { cert, key }),
         ..ListenerConfig::default()
     }
-}
-
-/// The backends that this machine has; says once, plainly, when ONNX Runtime is not among them.
-#[must_use]
-pub fn backends(config: &Config, environment: &Environment) -> Backends {
-    let search = LibrarySearch {
-        configured: config.backend.ort_library.clone(),
-        environment: environment
-            .ort_dylib_path()
-            .map(std::path::Path::to_path_buf),
-        executable: std::env::current_exe().ok(),
-        working_dir: std::env::current_dir().ok(),
-    };
-    let mut runtime = concat!("lensgate-", env!("CARGO_PKG_VERSION")).to_owned();
-    let ort = match OrtBackend::load(&search) {
-        Ok(ort) => {
-            if let OrtStatus::Loaded { path, version } = ort.status() {
-                tracing::info!(version, path = %path.display(), "onnx runtime loaded");
-                runtime = format!("{runtime}/ort-{version}");
-            }
-            Ok(Arc::new(ort) as Arc<dyn Backend>)
-        }
-        Err(error) => {
-            tracing::warn!(reason = %error, "onnx runtime is not there: serving on tract, which is slower");
-            Err(error.to_string())
-        }
-    };
-    Backends {
-        ort,
-        tract: Arc::new(TractBackend),
-        runtime,
-    }
-}
-
-/// Cores that this process may use; a container's CPU quota counts.
-fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
-}
-
-/// The loader with this machine's cores and the settings' limits.
-#[must_use]
-pub fn loader(config: &Config, backends: Backends) -> Loader {
-    let loader = LoaderConfig {
-        execution_providers: config.backend.execution_providers.clone(),
-        cores: cores(),
-        max_queue_wait: Duration::from_millis(config.limits.max_queue_ms),
-        max_image_pixels: config.limits.max_image_pixels,
-    };
-    Loader::new(backends, loader)
-}
-
-/// The folder that the settings name.
-#[must_use]
-pub fn model_store(config: &Config) -> FolderStore {
-    FolderStore::new(config.model_store.folder(), config.limits.max_model_bytes)
-}
-
-/// What loads models and what changes them, over one folder; what killed uploads have left there is gone then.
-fn models(config: &Config, environment: &Environment) -> (Arc<ModelManager>, StoreEditor) {
-    let quiet = Duration::from_millis(config.model_store.quiet_ms);
-    let folder = model_store(config).quiet(quiet);
-    let editor = StoreEditor::new(folder.clone());
-    editor.sweep();
-    let backends = backends(config, environment);
-    let manager = manager(config, environment, backends, folder);
-    (manager, editor)
-}
-
-fn manager(
-    config: &Config,
-    environment: &Environment,
-    backends: Backends,
-    store: FolderStore,
-) -> Arc<ModelManager> {
-    let settings = &config.model_store;
-    let notice = NoticeConfig {
-        events: settings.watch,
-        scan_every: settings.scan_every(),
-    };
-    let trial = trial(config, environment, &backends);
-    let loader = loader(config, backends);
-    let loader = match trial {
-        Some(trial) => loader.with_trial(trial),
-        None => loader,
-    };
-    ModelManager::new(Arc::new(store), loader, notice)
-}
-
-/// How a new version is tried in a child process: this program, with the settings that a graph meets here.
-fn trial(config: &Config, environment: &Environment, backends: &Backends) -> Option<Trial> {
-    let settings = &config.model_store;
-    let providers = config.backend.execution_providers.join(",");
-    let mut arguments: Vec<OsString> = vec!["--config".into(), "/dev/null".into()];
-    let mut set = |key: &str, value: &OsStr| {
-        let mut setting = OsString::from(format!("{key}="));
-        setting.push(value);
-        arguments.extend([OsString::from("--set"), setting]);
-    };
-    set("backend.execution_providers", OsStr::new(&providers));
-    if let Some(library) = &config.backend.ort_library {
-        set("backend.ort_library", library.as_os_str());
-    }
-    for (key, value) in [
-        ("limits.max_model_bytes", config.limits.max_model_bytes),
-        ("limits.max_image_pixels", config.limits.max_image_pixels),
-    ] {
-        set(key, OsStr::new(&value.to_string()));
-    }
-    let file = &settings.trials_file;
-    let file = (!file.as_os_str().is_empty()).then(|| file.clone());
-    let Some(program) = environment.program() else {
-        tracing::warn!(
-            "this program does not know where it lies: new versions are opened without a trial"
-        );
-        return None;
-    };
-    let config = TrialConfig {
-        program: program.to_path_buf(),
-        arguments,
-        environment: environment.for_children().to_vec(),
-        memory: (settings.trial_max_bytes > 0).then_some(settings.trial_max_bytes),
-        time: settings.trial_timeout.get(),
-    };
-    let on = format!("{}/{providers}", backends.runtime);
-    Some(Trial::new(config, Passed::remembered(&on, file)))
 }

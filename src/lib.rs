@@ -35,6 +35,8 @@ pub mod admin;
 pub mod callbacks;
 /// Floor 4: the use case.
 pub mod classify;
+/// Floor 4: classifications that nobody waits for.
+pub mod jobs;
 /// Floor 4: what was answered to whom.
 pub mod predictions;
 

@@ -33,8 +33,9 @@ pub async fn run_until_stopped(app: App, signals: impl Stream<Item = ()>) {
     } = app;
     let operations = Arc::clone(&background.operations);
     let (closing, abort) = (CancellationToken::new(), CancellationToken::new());
+    let leaving = CancellationToken::new();
     let (last, tasks) = (CancellationToken::new(), TaskTracker::new());
-    begin(background, &config.predictions, &tasks, &last);
+    begin(background, &config.predictions, &tasks, &leaving, &last);
     tasks.spawn(admin.serve(last.clone(), abort.clone()));
     let server = config.server;
     let serving = data.serve(closing.clone(), abort.clone());
@@ -42,6 +43,7 @@ pub async fn run_until_stopped(app: App, signals: impl Stream<Item = ()>) {
         next(&mut signals).await;
         tracing::info!(delay = %server.drain_delay, "stopping: not ready, still serving");
         classifier.enter(Phase::Leaving);
+        leaving.cancel();
         tokio::select! {
             () = tokio::time::sleep(server.drain_delay.get()) => {}
             () = next(&mut signals) => {}
@@ -85,17 +87,19 @@ pub async fn run_until_stopped(app: App, signals: impl Stream<Item = ()>) {
     tracing::info!("stopped");
 }
 
-/// Begins what goes on beside the requests, until `stop`: no more answers are given then.
+/// Begins what goes on beside the requests, until `stop`: no more answers are given then. From `leaving` on, no job begins.
 fn begin(
     background: Background,
     config: &PredictionsConfig,
     tasks: &TaskTracker,
+    leaving: &CancellationToken,
     stop: &CancellationToken,
 ) {
     let Background {
         operations,
         follower,
         outbox,
+        jobs,
         settings,
         predictions,
         store,
@@ -106,6 +110,8 @@ fn begin(
     tasks.spawn(operations.tell_tenants(stop.clone()));
     tasks.spawn(Arc::clone(&outbox).work(stop.clone()));
     tasks.spawn(outbox.prune(stop.clone()));
+    tasks.spawn(Arc::clone(&jobs).work(leaving.clone(), stop.clone()));
+    tasks.spawn(jobs.prune(stop.clone()));
     tasks.spawn(watch_settings(settings, stop.clone()));
     let days = config.retention_days;
     let retention = Retention::new(Arc::clone(&store), Arc::clone(&clock), days);

@@ -280,6 +280,18 @@ impl Access {
         Ok(Taken::new(&self.ledger, meter, today, pictures))
     }
 
+    /// Pictures that were counted against a key's day and failed for reasons of ours long after their request: they do not
+    /// count.
+    pub fn give_back(&self, key: KeyId, day: NaiveDate, pictures: u32) {
+        match self.roll.meter(key) {
+            Some(meter) => {
+                let aftermath = meter.usage.give_back(pictures, day);
+                self.ledger.settle(&meter, aftermath);
+            }
+            None => self.ledger.leave_over((key, day, -i64::from(pictures))),
+        }
+    }
+
     /// A request is over a limit: counted, and refused unless the key's limits only observe.
     fn over(
         &self,

@@ -17,6 +17,7 @@ use crate::classify::Classifier;
 use crate::config::{LimitsConfig, Live};
 use crate::domain::error::ErrorKind;
 use crate::domain::ids::ModelId;
+use crate::jobs::Jobs;
 use crate::models::CatalogHandle;
 use crate::predictions::Predictions;
 
@@ -46,9 +47,13 @@ pub struct DataPlane {
     pub limits: Live<LimitsConfig>,
     /// What was predicted.
     pub predictions: Predictions,
+    /// What nobody waits for.
+    pub jobs: Arc<Jobs>,
     /// Models without which the gateway is not ready.
     pub required_models: Vec<ModelId>,
 }
+
+pub use data::worded;
 
 /// The HTTP status of a failure.
 #[must_use]

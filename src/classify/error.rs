@@ -122,6 +122,15 @@ impl ClassifyError {
         }
     }
 
+    /// Whether the same may be done a while later, for all that is known.
+    #[must_use]
+    pub fn passes(&self) -> bool {
+        matches!(
+            self.kind(),
+            ErrorKind::Overloaded | ErrorKind::ModelUnavailable | ErrorKind::Draining
+        )
+    }
+
     /// Whether the same picture would fail the same way whoever sent it, at any time.
     pub(super) fn lies_in_the_picture(&self) -> bool {
         matches!(self, Self::Picture(_) | Self::TooLargeForBudget { .. })

@@ -119,6 +119,8 @@ pub struct Caller {
     pub since: Instant,
     /// Under which names it is remembered; who has none is not.
     pub asked: Option<Arc<Asked>>,
+    /// Whether it comes again with a picture that could not be classified for reasons that pass: these are not remembered.
+    pub comes_again: bool,
 }
 
 /// What a caller wants of the result cache.
@@ -387,7 +389,10 @@ impl Classifier {
             }
             Err(error) => Err(error),
         };
-        recorder.end(entry, &outcome, caller.since).await;
+        let comes_again = caller.comes_again && outcome.as_ref().is_err_and(ClassifyError::passes);
+        if !comes_again {
+            recorder.end(entry, &outcome, caller.since).await;
+        }
         outcome
     }
 
@@ -442,4 +447,13 @@ impl Classifier {
             shape: scored.shape,
         })
     }
+}
+
+/// Refuses a picture that will not be classified whatever becomes of it: no format that is served begins so.
+///
+/// # Errors
+/// As [`Classifier::classify`].
+pub fn check_format(picture: &[u8]) -> Result<(), ClassifyError> {
+    vision::known_format(picture)?;
+    Ok(())
 }

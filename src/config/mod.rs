@@ -13,6 +13,7 @@ mod bootstrap;
 mod cache;
 mod callbacks;
 mod duration;
+mod jobs;
 mod limits;
 mod live;
 mod model_store;
@@ -29,6 +30,7 @@ pub use bootstrap::{BootstrapConfig, Secret};
 pub use cache::CacheConfig;
 pub use callbacks::CallbacksConfig;
 pub use duration::Seconds;
+pub use jobs::JobsConfig;
 pub use limits::LimitsConfig;
 pub use live::{Live, Reloaded, Reloader};
 pub use model_store::{ModelStoreConfig, Poll};
@@ -67,6 +69,8 @@ pub struct Config {
     pub predictions: PredictionsConfig,
     /// The archive of pictures.
     pub archive: ArchiveConfig,
+    /// Classifications that nobody waits for.
+    pub jobs: JobsConfig,
     /// Callbacks.
     pub callbacks: CallbacksConfig,
     /// The first secrets.
@@ -169,6 +173,7 @@ impl Config {
         self.store.validate()?;
         self.predictions.validate()?;
         self.archive.validate()?;
+        self.jobs.validate()?;
         self.callbacks.validate()?;
         self.bootstrap.validate()?;
         for (key, id) in self
@@ -293,6 +298,8 @@ mod tests {
                 &["backend.execution_providers=gpu"],
                 ["execution_providers", "cuda"],
             ),
+            (&[], &["jobs.lease=10ms"], ["jobs.lease", "1s"]),
+            (&[], &["jobs.max_attempts=0"], ["jobs.max_attempts", "1 to"]),
             (&[], &["cache.size=1"], ["cache.size", "cache.max_bytes"]),
             (&[], &["cache.ttl_s=0"], ["cache.ttl_s", "cache.max_bytes"]),
             (&[], &["nonsense"], ["nonsense", "key=value"]),

@@ -6,6 +6,7 @@ pub mod clock;
 pub mod error;
 pub mod graph;
 pub mod ids;
+pub mod job;
 pub mod manifest;
 pub mod operator;
 pub mod picture;

@@ -175,7 +175,8 @@ impl Predictions {
         Ok(())
     }
 
-    /// Deletes all predictions of a tenant that were asked for until now, those that are still in a spool somewhere included.
+    /// Deletes all predictions of a tenant that were asked for until then: those that are still in a spool somewhere, jobs with
+    /// their pictures, and results that are to be sent included. The archive is another matter.
     ///
     /// # Errors
     /// When the store is away. Where it goes away in the middle, the rest is deleted later.
@@ -186,7 +187,19 @@ impl Predictions {
         audit: &AuditEntry,
     ) -> Result<(), ReadError> {
         self.store.purge_predictions(tenant, until, audit).await?;
-        while self.store.erase_predictions(tenant).await? > 0 {}
-        Ok(())
+        Ok(erase(&*self.store, tenant, until).await?)
     }
+}
+
+/// Deletes what the store holds of a tenant's predictions until a time; what is gone already is no trouble.
+pub(super) async fn erase(
+    store: &dyn Store,
+    tenant: TenantId,
+    until: DateTime<Utc>,
+) -> Result<(), StoreError> {
+    // First what would make more of them.
+    while store.forget_jobs(tenant, until).await? > 0 {}
+    while store.erase_results(tenant, until).await? > 0 {}
+    while store.erase_predictions(tenant).await? > 0 {}
+    Ok(())
 }

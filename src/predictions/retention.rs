@@ -6,6 +6,7 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use tokio_util::sync::CancellationToken;
 
+use super::reading::erase;
 use crate::domain::clock::Clock;
 use crate::store::{Store, StoreError};
 
@@ -59,8 +60,8 @@ impl Retention {
         let oldest = self.kept.map(|kept| (now - kept).date_naive());
         while self.store.turn_days(now.date_naive(), oldest).await? {}
         // A deletion that a crash cut short goes on here.
-        for (tenant, _) in self.store.purges().await? {
-            while self.store.erase_predictions(tenant).await? > 0 {}
+        for (tenant, until) in self.store.purges().await? {
+            erase(&*self.store, tenant, until).await?;
         }
         Ok(())
     }

@@ -37,10 +37,11 @@ macro_rules! embedded {
 }
 
 /// All migrations, in order.
-const MIGRATIONS: [Embedded; 3] = embedded![
+const MIGRATIONS: [Embedded; 4] = embedded![
     "0001_tenants_keys_and_operators",
     "0002_predictions",
     "0003_callbacks",
+    "0004_jobs",
 ];
 
 impl Embedded {

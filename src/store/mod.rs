@@ -24,6 +24,7 @@ mod callbacks;
 mod changes;
 mod connect;
 mod error;
+mod jobs;
 mod keys;
 mod migrate;
 mod pages;
@@ -37,6 +38,10 @@ mod usage;
 mod wishes;
 
 pub use connect::{connect, migrate};
+pub use jobs::{
+    EndedJob, GivenBack, JobBounds, JobLease, JobStore, Kept, NewJob, NewJobKey, TakenJob,
+    TakenPicture,
+};
 pub use migrate::{AppliedMigration, Migrated};
 
 /// Why the store did not do as it was told.
@@ -599,6 +604,7 @@ pub trait Store:
     + UsageStore
     + PredictionStore
     + CallbackStore
+    + JobStore
 {
     /// What the database is, for people: `SQLite 3.50.4`, `PostgreSQL 15.18`.
     fn engine(&self) -> &str;

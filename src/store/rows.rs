@@ -11,10 +11,11 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{Error, FromRow, Row as _};
 use trait_gen::trait_gen;
 
-use super::{LeasedDelivery, Subscriber};
+use super::{LeasedDelivery, Subscriber, TakenPicture};
 use crate::domain::api_key::{ApiKey, KeyLimits};
 use crate::domain::callback::{Attempt, CallbackSecret, Delivery, NewDelivery};
 use crate::domain::ids::VersionNumber;
+use crate::domain::job::{Job, JobStanding};
 use crate::domain::operator::{AdminToken, AuditEntry};
 use crate::domain::prediction::{Answer, AnsweredBy, Asked, PictureFacts, Prediction, Spent};
 use crate::domain::secret::SecretHash;
@@ -48,6 +49,10 @@ macro_rules! columns {
     };
     (callback_secrets) => {
         "id, tenant_id, secret, created_at, expires_at"
+    };
+    (jobs) => {
+        "id, tenant_id, key_id, client_request_id, trace_id, model, terms, callback_url, created_at, state, \
+         results"
     };
     (audit) => {
         "id, at, actor, token_id, action, target, value_before, value_after, address, request_id"
@@ -303,6 +308,45 @@ impl FromRow<'_, R> for Found<Subscriber> {
             url: row.try_get("callback_url")?,
             events: list(row.try_get("events")?)?,
             models: list(row.try_get("models")?)?,
+        }))
+    }
+}
+
+#[trait_gen(R -> PgRow, SqliteRow)]
+impl FromRow<'_, R> for Found<JobStanding> {
+    fn from_row(row: &R) -> Result<Self, Error> {
+        let results: Option<&str> = row.try_get("results")?;
+        Ok(Self(JobStanding {
+            job: Job {
+                asked: Asked {
+                    request_id: row.try_get("id")?,
+                    tenant: TenantId(row.try_get("tenant_id")?),
+                    key: KeyId(row.try_get("key_id")?),
+                    client_request_id: row.try_get("client_request_id")?,
+                    trace_id: row.try_get("trace_id")?,
+                },
+                model: word(row.try_get("model")?)?,
+                terms: serde_json::from_str(row.try_get("terms")?).map_err(strange)?,
+                callback_url: row.try_get("callback_url")?,
+                created_at: row.try_get("created_at")?,
+            },
+            state: word(row.try_get("state")?)?,
+            results: serde_json::from_str(results.unwrap_or("[]")).map_err(strange)?,
+        }))
+    }
+}
+
+#[trait_gen(R -> PgRow, SqliteRow)]
+impl FromRow<'_, R> for Found<TakenPicture> {
+    fn from_row(row: &R) -> Result<Self, Error> {
+        let (index, bytes): (i64, i64) = (row.try_get("index")?, row.try_get("bytes")?);
+        let filename: Option<&str> = row.try_get("filename")?;
+        let filename = filename.map(serde_json::from_str).transpose();
+        Ok(Self(TakenPicture {
+            index: u32::try_from(index).map_err(strange)?,
+            filename: filename.map_err(strange)?,
+            bytes: bytes.cast_unsigned(),
+            result: json(row.try_get("result")?)?,
         }))
     }
 }

@@ -53,20 +53,26 @@ pub(super) struct Found {
 /// Room for tables, windows and rows, which do not grow with the picture's area.
 const FIXED_BYTES: u64 = 256 * 1024;
 
+/// Tells the format of a picture by its first bytes.
+///
+/// # Errors
+/// When there is no picture, or its format is not served.
+pub fn known_format(bytes: &[u8]) -> Result<Format, VisionError> {
+    if bytes.is_empty() {
+        return Err(VisionError::Empty);
+    }
+    Format::sniff(bytes).ok_or_else(|| VisionError::UnsupportedFormat {
+        found: guess_foreign(bytes),
+    })
+}
+
 /// Reads the header of a picture and holds it against the limit. Nothing is decoded.
 ///
 /// # Errors
 /// When there is no picture, its format is not served, its header is broken or cut off, or it
 /// announces too many pixels.
 pub fn read_header(bytes: &[u8], limits: &DecodeLimits) -> Result<Header, VisionError> {
-    if bytes.is_empty() {
-        return Err(VisionError::Empty);
-    }
-    let Some(format) = Format::sniff(bytes) else {
-        return Err(VisionError::UnsupportedFormat {
-            found: guess_foreign(bytes),
-        });
-    };
+    let format = known_format(bytes)?;
     let found = match format {
         Format::Jpeg => jpeg::read_header(bytes),
         Format::Png => png::read_header(bytes),

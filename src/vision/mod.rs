@@ -24,7 +24,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 pub use exif::Orientation;
 pub use format::Format;
-pub use header::{DecodeLimits, Header, read_header};
+pub use header::{DecodeLimits, Header, known_format, read_header};
 pub use picture::Picture;
 pub use postprocess::{scores, top_k};
 pub use preprocess::{Preprocessor, SpecError};

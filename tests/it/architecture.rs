@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::fixture::root;
 
 /// Room → rooms it may import. `app`, `cli`, `lifecycle` and `main` may import all and are imported by none below.
-const MAY_IMPORT: [(&str, &[&str]); 15] = [
+const MAY_IMPORT: [(&str, &[&str]); 16] = [
     ("domain", &[]),
     ("config", &["domain"]),
     ("telemetry", &["config", "domain"]),
@@ -58,6 +58,17 @@ const MAY_IMPORT: [(&str, &[&str]); 15] = [
         ],
     ),
     (
+        "jobs",
+        &[
+            "domain",
+            "classify",
+            "callbacks",
+            "store",
+            "config",
+            "telemetry",
+        ],
+    ),
+    (
         "api",
         &[
             "domain",
@@ -69,6 +80,7 @@ const MAY_IMPORT: [(&str, &[&str]); 15] = [
             "admin",
             "models",
             "callbacks",
+            "jobs",
         ],
     ),
 ];

@@ -42,6 +42,7 @@ mod config;
 mod errors;
 mod fairness;
 mod health;
+mod jobs;
 mod listener;
 mod model_editor;
 mod model_wishes;

@@ -8,9 +8,11 @@ use poem::{Request, RequestBody};
 use poem_openapi::param::{Path, Query};
 use poem_openapi::payload::{Json, Response};
 use poem_openapi::registry::Registry;
+use poem_openapi::types::ToJSON;
 use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions, OpenApi};
 
 use super::answer::{BatchItem, BatchRefusal, BatchResponse, BatchResult, ClassifyResponse};
+use super::asynchronous::{self, Answer, Later};
 use super::body::{BodyLimits, CountedBody, Form, PictureBody, Received, missing, not_empty};
 use super::{headers, json, multipart};
 use crate::access::Taken;
@@ -20,15 +22,17 @@ use crate::api::problem::ApiError;
 use crate::api::security::{Authorized, ToClassify};
 use crate::classify::{
     CacheUse, Caller, Classification, Classifier, ClassifyError, EncodedPicture, Options,
-    Reservation, Route, Target,
+    Reservation, Route, Target, check_format,
 };
 use crate::config::{LimitsConfig, Live};
 use crate::domain::error::ErrorKind;
 use crate::domain::prediction::{Asked, millis};
+use crate::jobs::{Accepted, Jobs, Submission};
 
 /// Pictures in, labels out.
 pub struct ClassifyApi {
     classifier: Arc<Classifier>,
+    jobs: Arc<Jobs>,
     limits: Live<LimitsConfig>,
 }
 
@@ -37,19 +41,22 @@ struct Call {
     id: RequestId,
     holder: Authorized<ToClassify>,
     caller: Caller,
+    asked: Arc<Asked>,
+    /// What is asked for who does not wait.
+    later: Option<Later>,
 }
 
 impl Call {
     /// The request's head, just arrived, from the holder of a key.
     fn of(request: &Request, holder: Authorized<ToClassify>) -> Result<Self, ApiError> {
         let (id, started) = (RequestId::of(request), Instant::now());
-        let asked = Asked {
+        let asked = Arc::new(Asked {
             request_id: id.0,
             tenant: holder.tenant_id(),
             key: holder.key(),
             client_request_id: headers::client_request_id(request.headers()),
             trace_id: headers::trace_id(request.headers()),
-        };
+        });
         let caller = Caller {
             // Keys of one tenant share their turn and their results: more keys are no more of either.
             name: Arc::clone(holder.tenant()),
@@ -59,9 +66,16 @@ impl Call {
             deadline: headers::timeout(request.headers())?
                 .and_then(|time| started.checked_add(time)),
             since: started,
-            asked: Some(Arc::new(asked)),
+            asked: Some(Arc::clone(&asked)),
+            comes_again: false,
         };
-        Ok(Self { id, holder, caller })
+        Ok(Self {
+            id,
+            holder,
+            caller,
+            asked,
+            later: Later::of(request)?,
+        })
     }
 
     fn response(&self, answer: Classification, route: &Route) -> ClassifyResponse {
@@ -126,6 +140,7 @@ impl ClassifyApi {
     pub(in crate::api) fn new(plane: &DataPlane) -> Self {
         Self {
             classifier: Arc::clone(&plane.classifier),
+            jobs: Arc::clone(&plane.jobs),
             limits: plane.limits.clone(),
         }
     }
@@ -136,6 +151,10 @@ impl ClassifyApi {
             .classifier
             .route(target, |id| call.holder.may_use(id))?;
         call.holder.admit()?;
+        let later = call.later.as_ref();
+        if let Some(url) = later.and_then(|later| later.callback_url.as_deref()) {
+            self.jobs.check_callback(url)?;
+        }
         Ok(route)
     }
 
@@ -145,13 +164,27 @@ impl ClassifyApi {
         target: Target,
         mut options: Options,
         body: PictureBody<false>,
-    ) -> Result<Response<Json<ClassifyResponse>>, ApiError> {
+    ) -> Result<Response<Answer<ClassifyResponse>>, ApiError> {
         let route = self.admit(&call, &target)?;
         let received = self.receive_one(&call, &route, &mut options, body).await;
         let (picture, mut taken) = match received {
             Ok(received) => received,
             Err(error) => return Err(self.refused(&call, &route, 0, error).await),
         };
+        if let Some(later) = &call.later {
+            let known = check_format(&picture.bytes).map_err(ApiError::from);
+            if let Err(error) = known {
+                return Err(self.refused(&call, &route, 0, error).await);
+            }
+            let received = Received {
+                filename: None,
+                bytes: Ok(picture.bytes),
+            };
+            let wanted = (target.version, options);
+            return self
+                .queue(&call, later, &route, wanted, vec![received], taken)
+                .await;
+        }
         let answer = self
             .classifier
             .classify(&route, picture, options, &call.caller)
@@ -161,7 +194,7 @@ impl ClassifyApi {
         let cache = headers::cache_status(answer.cache);
         let response = call.response(answer, &route);
         let timing = response.timing_ms.header();
-        Ok(Response::new(Json(response))
+        Ok(Response::new(Answer::Now(Json(response)))
             .header(headers::SERVER_TIMING, timing)
             .header(headers::CACHE_STATUS, cache))
     }
@@ -221,19 +254,69 @@ impl ClassifyApi {
         error
     }
 
+    /// Hands a request that nobody waits for to the jobs. Where it is not kept, or was before, it takes nothing of the day's.
+    async fn queue<T: ToJSON>(
+        &self,
+        call: &Call,
+        later: &Later,
+        route: &Route,
+        (version, options): (Option<String>, Options),
+        received: Vec<Received>,
+        mut taken: Taken<'_>,
+    ) -> Result<Response<Answer<T>>, ApiError> {
+        let pictures = received.into_iter().enumerate();
+        let (pictures, refused): (Vec<_>, Vec<_>) = pictures
+            .map(|(index, received)| asynchronous::picture(call.id, index, received))
+            .unzip();
+        let submission = Submission {
+            asked: Asked::clone(&call.asked),
+            model: route.model().clone(),
+            version,
+            options,
+            reuse: call.caller.reuse,
+            callback_url: later.callback_url.clone(),
+            key: later.key.clone(),
+            pictures,
+        };
+        let accepted = match self.jobs.submit(submission).await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                taken.give_back(usize::MAX);
+                return Err(self.refused(call, route, 0, error.into()).await);
+            }
+        };
+        if accepted == Accepted::New {
+            for (index, kind) in (0..).zip(refused) {
+                if let Some(kind) = kind {
+                    let recorded = self.classifier.refuse(route, &call.caller, index, kind);
+                    recorded.await;
+                }
+            }
+        } else {
+            taken.give_back(usize::MAX);
+        }
+        Ok(Response::new(later.answer(accepted, call.id)))
+    }
+
     async fn batch(
         &self,
         call: Call,
         target: Target,
         mut options: Options,
         body: PictureBody<true>,
-    ) -> Result<Response<Json<BatchResponse>>, ApiError> {
+    ) -> Result<Response<Answer<BatchResponse>>, ApiError> {
         let route = self.admit(&call, &target)?;
         let received = self.receive_batch(&call, &route, &mut options, body).await;
         let (pictures, reservation, mut taken) = match received {
             Ok(received) => received,
             Err(error) => return Err(self.refused(&call, &route, 0, error).await),
         };
+        if let Some(later) = &call.later {
+            let wanted = (target.version, options);
+            return self
+                .queue(&call, later, &route, wanted, pictures, taken)
+                .await;
+        }
         let answers = pictures.into_iter().enumerate().map(|(index, received)| {
             let reservation = Arc::clone(&reservation);
             self.item(&call, &route, options, index, received, reservation)
@@ -245,11 +328,11 @@ impl ClassifyApi {
         taken.give_back(results.iter().filter(|result| result.is_ours()).count());
         let total = millis(call.caller.since.elapsed());
         let (request_id, model) = (call.id.to_string(), route.model().to_string());
-        let response = Response::new(Json(BatchResponse {
+        let response = Response::new(Answer::Now(Json(BatchResponse {
             request_id,
             model,
             results,
-        }))
+        })))
         .header(headers::SERVER_TIMING, format!("total;dur={total}"));
         Ok(match headers::of_all(uses) {
             Some(cache) => response.header(headers::CACHE_STATUS, headers::cache_status(cache)),
@@ -358,7 +441,7 @@ impl ClassifyApi {
         /// Classes below it are left out of `classes`.
         min_confidence: Query<Option<f32>>,
         body: PictureBody<false>,
-    ) -> Result<Response<Json<ClassifyResponse>>, ApiError> {
+    ) -> Result<Response<Answer<ClassifyResponse>>, ApiError> {
         let (target, options) = (
             target(Some(model.0), None),
             options(top_k.0, min_confidence.0),
@@ -380,7 +463,7 @@ impl ClassifyApi {
         /// Classes below it are left out of `classes`.
         min_confidence: Query<Option<f32>>,
         body: PictureBody<false>,
-    ) -> Result<Response<Json<ClassifyResponse>>, ApiError> {
+    ) -> Result<Response<Answer<ClassifyResponse>>, ApiError> {
         let (target, options) = (
             target(Some(model.0), Some(version.0)),
             options(top_k.0, min_confidence.0),
@@ -398,7 +481,7 @@ impl ClassifyApi {
         /// Classes below it are left out of `classes`.
         min_confidence: Query<Option<f32>>,
         body: PictureBody<false>,
-    ) -> Result<Response<Json<ClassifyResponse>>, ApiError> {
+    ) -> Result<Response<Answer<ClassifyResponse>>, ApiError> {
         let (target, options) = (target(None, None), options(top_k.0, min_confidence.0));
         self.one(call, target, options, body).await
     }
@@ -415,7 +498,7 @@ impl ClassifyApi {
         /// Classes below it are left out of `classes`.
         min_confidence: Query<Option<f32>>,
         body: PictureBody<true>,
-    ) -> Result<Response<Json<BatchResponse>>, ApiError> {
+    ) -> Result<Response<Answer<BatchResponse>>, ApiError> {
         let (target, options) = (
             target(Some(model.0), None),
             options(top_k.0, min_confidence.0),
@@ -433,7 +516,7 @@ impl ClassifyApi {
         /// Classes below it are left out of `classes`.
         min_confidence: Query<Option<f32>>,
         body: PictureBody<true>,
-    ) -> Result<Response<Json<BatchResponse>>, ApiError> {
+    ) -> Result<Response<Answer<BatchResponse>>, ApiError> {
         let (target, options) = (target(None, None), options(top_k.0, min_confidence.0));
         self.batch(call, target, options, body).await
     }

@@ -12,6 +12,7 @@ use poem_openapi::registry::{
     MetaApi, MetaHeader, MetaOperationParam, MetaParamIn, MetaSchema, MetaSchemaRef, Registry,
 };
 
+use super::asynchronous::{IDEMPOTENCY_KEY, PREFER};
 use super::headers::{CACHE_STATUS, SERVER_TIMING, TIMEOUT};
 
 /// Routes whose document names the headers of a classify request and its answer.
@@ -22,7 +23,13 @@ impl<A: OpenApi> OpenApi for Documented<A> {
         let mut apis = A::meta();
         let paths = apis.iter_mut().flat_map(|api| &mut api.paths);
         for operation in paths.flat_map(|path| &mut path.operations) {
-            operation.params.extend([timeout(), cache_control()]);
+            operation.params.extend([
+                timeout(),
+                cache_control(),
+                callback_url(),
+                prefer(),
+                idempotency_key(),
+            ]);
             for response in &mut operation.responses.responses {
                 if response.status == Some(200) {
                     response.headers.extend([cache_status(), server_timing()]);
@@ -51,7 +58,7 @@ impl<A: OpenApi> OpenApi for Limited<A> {
         let operations = paths.flat_map(|path| &mut path.operations);
         for response in operations.flat_map(|operation| &mut operation.responses.responses) {
             match response.status {
-                Some(200) => response.headers.extend([limits(), what_is_left()]),
+                Some(200 | 202) => response.headers.extend([limits(), what_is_left()]),
                 Some(401) => response.headers.push(scheme()),
                 Some(429) => {
                     response
@@ -116,6 +123,40 @@ fn cache_control() -> MetaOperationParam {
         MetaSchema::new("string"),
         "`no-cache`: a run of its own, whose result is kept for others. `no-store`: a run of its own, and nothing is \
          kept. Other directives mean nothing here.",
+    )
+}
+
+fn callback_url() -> MetaOperationParam {
+    MetaOperationParam {
+        in_type: MetaParamIn::Query,
+        ..taken(
+            "callback_url",
+            MetaSchema::new_with_format("string", "uri"),
+            "Where the result is sent: nobody waits for it, the answer is 202.",
+        )
+    }
+}
+
+fn prefer() -> MetaOperationParam {
+    taken(
+        PREFER,
+        MetaSchema::new("string"),
+        "`respond-async` (RFC 7240): the answer is 202. Without `callback_url`, the result is sent to the tenant's own \
+         address, where it has one; it is at `GET /v1/predictions/{request_id}` in any case.",
+    )
+}
+
+fn idempotency_key() -> MetaOperationParam {
+    let schema = MetaSchema {
+        min_length: Some(1),
+        max_length: Some(255),
+        ..MetaSchema::new("string")
+    };
+    taken(
+        IDEMPOTENCY_KEY,
+        schema,
+        "With `callback_url` or `Prefer: respond-async`: the client's own name for this request. The same sent again under \
+         the same name within 24 hours is not done again, and is answered with the first request's id.",
     )
 }
 

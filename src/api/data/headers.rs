@@ -39,7 +39,7 @@ pub(super) fn reuse(headers: &HeaderMap) -> Reuse {
 }
 
 /// The members of a list, by the commas that stand in no quoted string.
-fn members(line: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub(super) fn members(line: &[u8]) -> impl Iterator<Item = &[u8]> {
     let (mut quoted, mut escaped) = (false, false);
     line.split(move |&byte| {
         if escaped {

@@ -1,6 +1,7 @@
 //! The data plane: what applications call.
 
 mod answer;
+mod asynchronous;
 mod body;
 mod classify;
 mod documented;
@@ -12,6 +13,7 @@ mod multipart;
 mod predictions;
 
 pub(in crate::api) use answer::{ClassView, TimingView};
+pub use asynchronous::worded;
 pub use classify::ClassifyApi;
 pub use documented::{Documented, Limited};
 pub use health::HealthApi;

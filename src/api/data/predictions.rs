@@ -1,21 +1,52 @@
 //! `GET /v1/predictions/{request_id}`: what was answered, read again by whom it was answered to.
 
+use std::borrow::Cow;
+use std::sync::Arc;
+
 use poem_openapi::param::Path;
 use poem_openapi::payload::Json;
-use poem_openapi::{Object, OpenApi};
+use poem_openapi::registry::{MetaSchemaRef, Registry};
+use poem_openapi::types::{ParseFromJSON, ParseResult, ToJSON, Type};
+use poem_openapi::{Object, OpenApi, Union};
+use serde_json::Value;
 
-use super::answer::{ClassView, TimingView};
+use super::answer::{BatchResult, ClassView, TimingView};
 use crate::api::DataPlane;
 use crate::api::problem::{ApiError, status_of};
 use crate::api::security::{Authorized, ToLook};
 use crate::domain::error::ErrorKind;
 use crate::domain::prediction::Prediction;
+use crate::jobs::{JobStanding, Jobs};
 use crate::predictions::Predictions;
 
 /// One's own predictions.
 pub struct PredictionsApi {
     predictions: Predictions,
+    jobs: Arc<Jobs>,
 }
+
+/// What became of a request, whether its caller waited or not.
+#[derive(Union)]
+enum PredictionView {
+    Job(JobResponse),
+    Recorded(PredictionResponse),
+}
+
+/// How a request stands that nobody waits for, while it is under way and a while after.
+#[derive(Object)]
+struct JobResponse {
+    /// The request's id.
+    request_id: String,
+    /// `queued`, `running`, `done`, or `failed` where no picture has an answer.
+    status: String,
+    /// The model that was asked.
+    model: String,
+    /// One a picture, in order, as `batch-classify` answers them; empty until all have come out.
+    results: Vec<KeptResult>,
+}
+
+/// A result as it was kept: what an older release worded differently stays so.
+struct KeptResult(Value);
 
 /// What became of a request.
 #[derive(Object)]
@@ -91,38 +122,101 @@ impl PredictionsApi {
     pub(in crate::api) fn new(plane: &DataPlane) -> Self {
         Self {
             predictions: plane.predictions.clone(),
+            jobs: Arc::clone(&plane.jobs),
         }
     }
 }
 
 #[OpenApi]
 impl PredictionsApi {
-    /// What was answered to a request of one's own
+    /// What was answered to a request of one's own, or will be
     #[oai(path = "/v1/predictions/:request_id", method = "get")]
     async fn get(
         &self,
         holder: Authorized<ToLook>,
         /// The `request_id` of an answer.
         request_id: Path<String>,
-    ) -> Result<Json<PredictionResponse>, ApiError> {
+    ) -> Result<Json<PredictionView>, ApiError> {
         let not_found = || {
             let detail = format!("there is no prediction {:?}", request_id.0);
             ApiError::new(ErrorKind::PredictionNotFound, detail)
         };
         holder.admit()?;
         let id = request_id.0.parse().map_err(|_| not_found())?;
-        let found = self.predictions.find(id, Some(holder.tenant_id())).await?;
+        let tenant = holder.tenant_id();
+        // While the store is away, this replica's spool may still know of those that were waited for.
+        let away = match self.jobs.find(id, tenant).await {
+            Ok(Some(standing)) if holder.may_use(&standing.job.model) => {
+                return Ok(Json(PredictionView::Job(JobResponse::of(standing))));
+            }
+            Ok(Some(_)) => return Err(not_found()),
+            Ok(None) => None,
+            Err(error) => Some(error),
+        };
+        let found = self.predictions.find(id, Some(tenant)).await?;
         let model = found.first().map(|first| &first.model);
         let model = model.filter(|model| holder.may_use(model));
-        let model = model.ok_or_else(not_found)?.to_string();
+        let model = model.ok_or_else(|| away.map_or_else(not_found, ApiError::from))?;
+        let model = model.to_string();
         let results: Vec<RecordedResult> = found.into_iter().map(RecordedResult::of).collect();
         let any = results.iter().any(|result| result.error.is_none());
-        Ok(Json(PredictionResponse {
+        Ok(Json(PredictionView::Recorded(PredictionResponse {
             request_id: id.to_string(),
             status: if any { "done" } else { "failed" }.to_owned(),
             model,
             results,
-        }))
+        })))
+    }
+}
+
+impl JobResponse {
+    fn of(standing: JobStanding) -> Self {
+        Self {
+            request_id: standing.job.asked.request_id.to_string(),
+            status: standing.state.as_str().to_owned(),
+            model: standing.job.model.to_string(),
+            results: standing.results.into_iter().map(KeptResult).collect(),
+        }
+    }
+}
+
+impl Type for KeptResult {
+    const IS_REQUIRED: bool = true;
+    type RawValueType = Self;
+    type RawElementValueType = Self;
+
+    fn name() -> Cow<'static, str> {
+        BatchResult::name()
+    }
+
+    fn schema_ref() -> MetaSchemaRef {
+        BatchResult::schema_ref()
+    }
+
+    fn register(registry: &mut Registry) {
+        BatchResult::register(registry);
+    }
+
+    fn as_raw_value(&self) -> Option<&Self::RawValueType> {
+        Some(self)
+    }
+
+    fn raw_element_iter<'a>(
+        &'a self,
+    ) -> Box<dyn Iterator<Item = &'a Self::RawElementValueType> + 'a> {
+        Box::new(std::iter::once(self))
+    }
+}
+
+impl ParseFromJSON for KeptResult {
+    fn parse_from_json(value: Option<Value>) -> ParseResult<Self> {
+        Ok(Self(value.unwrap_or_default()))
+    }
+}
+
+impl ToJSON for KeptResult {
+    fn to_json(&self) -> Option<Value> {
+        Some(self.0.clone())
     }
 }
 

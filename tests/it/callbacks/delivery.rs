@@ -11,7 +11,7 @@ use crate::fixture::gateway::TestGateway;
 use crate::fixture::receiver::{Receiver, Reply};
 use crate::fixture::store::TestStore;
 
-on_both![
+contract![
     what_fails_is_tried_again_under_the_same_id,
     who_is_gone_is_told_no_more,
     a_redirect_is_not_followed,

@@ -12,24 +12,6 @@ use crate::fixture::receiver::Received;
 use crate::fixture::store::{TestStore, noted};
 use crate::fixture::{data, read};
 
-/// Makes a test for SQLite and one for PostgreSQL of each function that takes a `&TestDatabase`.
-macro_rules! on_both {
-    ($($name:ident),+ $(,)?) => {
-        mod on_sqlite {
-            $(#[tokio::test(flavor = "multi_thread")]
-            async fn $name() {
-                super::$name(&crate::fixture::database::TestDatabase::sqlite()).await;
-            })+
-        }
-        mod on_postgres {
-            $(#[tokio::test(flavor = "multi_thread")]
-            async fn $name() {
-                super::$name(&crate::fixture::database::TestDatabase::postgres().await).await;
-            })+
-        }
-    };
-}
-
 mod delivery;
 mod replicas;
 mod secrets;

@@ -15,7 +15,7 @@ use crate::fixture::proxy::{Proxy, Way};
 use crate::fixture::receiver::Receiver;
 use crate::fixture::store::TestStore;
 
-on_both![
+contract![
     two_replicas_send_each_callback_once,
     two_replicas_tell_an_event_once
 ];

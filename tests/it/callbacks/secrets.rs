@@ -8,7 +8,7 @@ use crate::fixture::database::TestDatabase;
 use crate::fixture::receiver::Receiver;
 use crate::fixture::store::TestStore;
 
-on_both![two_secrets_sign_during_a_rotation];
+contract![two_secrets_sign_during_a_rotation];
 
 async fn two_secrets_sign_during_a_rotation(database: &TestDatabase) {
     let (store, receiver) = (TestStore::tiny(&[MODEL]), Receiver::start().await);

@@ -10,7 +10,7 @@ use crate::fixture::database::TestDatabase;
 use crate::fixture::receiver::Receiver;
 use crate::fixture::store::{TestStore, digest};
 
-on_both![
+contract![
     a_version_that_is_live_is_told_signed,
     nobody_is_told_again_after_a_restart,
     those_are_told_who_want_it_and_may,

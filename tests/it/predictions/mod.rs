@@ -4,3 +4,5 @@ mod faults;
 mod reading;
 mod recorded;
 mod restarts;
+
+pub(crate) use recorded::rows;

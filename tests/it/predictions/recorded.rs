@@ -35,7 +35,7 @@ pub(super) async fn gateway(database: &TestDatabase, settings: &[&str]) -> TestG
 }
 
 /// The log as operators see it, newest first, once it holds `count` rows.
-pub(super) async fn rows(gateway: &TestGateway, count: usize) -> Vec<Value> {
+pub(crate) async fn rows(gateway: &TestGateway, count: usize) -> Vec<Value> {
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
         let answer = gateway
