@@ -3,7 +3,7 @@
 
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 
-.PHONY: run build test check format bench soak tools train clean
+.PHONY: run build test check format bench soak test-tools tools train clean
 
 ## Serve the shipped models on 127.0.0.1:8080 (LENSGATE__… variables are obeyed; SIGTERM or Ctrl-C ends it)
 run: build
@@ -34,6 +34,11 @@ bench: tools
 soak: tools
 	tools/postgres.sh --fetch
 	LENSGATE_SOAK=1 cargo test --locked --test it predictions::faults -- --nocapture --test-threads 1
+
+## What stands apart from `make test`: the export as Parquet, which the usual build does not have
+test-tools: tools
+	tools/postgres.sh --fetch
+	cargo test --locked --features parquet --test it store::export
 
 ## Fetch what the build and the gateway need
 tools:
