@@ -10,13 +10,9 @@ use async_trait::async_trait;
 use chrono::{DateTime, NaiveDate, Utc};
 use uuid::Uuid;
 
-use crate::domain::api_key::{ApiKey, ModelPattern};
-use crate::domain::callback::{
-    Attempt, CallbackSecret, Delivery, DeliveryState, EventKind, NewDelivery,
-};
+use crate::domain::api_key::ApiKey;
 use crate::domain::ids::{ModelId, VersionNumber};
 use crate::domain::operator::{AdminToken, AuditEntry};
-use crate::domain::prediction::Prediction;
 use crate::domain::tenant::{KeyId, Tenant, TenantId, TokenId};
 
 mod audit;
@@ -37,12 +33,17 @@ mod tokens;
 mod usage;
 mod wishes;
 
+pub use callbacks::{
+    AfterAttempt, Busy, CallbackStore, DeliveryFilter, DueDelivery, Lease, LeasedDelivery,
+    Subscriber, Telling,
+};
 pub use connect::{connect, migrate};
 pub use jobs::{
     EndedJob, GivenBack, JobBounds, JobLease, JobStore, Kept, NewJob, NewJobKey, TakenJob,
     TakenPicture,
 };
 pub use migrate::{AppliedMigration, Migrated};
+pub use predictions::{PredictionFilter, PredictionMark, PredictionStore};
 
 /// Why the store did not do as it was told.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -273,290 +274,6 @@ pub trait UsageStore: Send + Sync {
     async fn usage_of(&self, day: NaiveDate) -> Result<Vec<(KeyId, i64)>, StoreError>;
     /// Forgets the days before `day`.
     async fn prune_usage(&self, day: NaiveDate) -> Result<(), StoreError>;
-}
-
-/// Which predictions are wanted. What is `None` does not matter.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PredictionFilter {
-    /// Of this tenant.
-    pub tenant: Option<TenantId>,
-    /// By this key.
-    pub key: Option<KeyId>,
-    /// By this model.
-    pub model: Option<ModelId>,
-    /// By this version.
-    pub version: Option<VersionNumber>,
-    /// With this as their first class.
-    pub class: Option<String>,
-    /// Asked for at this time or later.
-    pub from: Option<DateTime<Utc>>,
-    /// Asked for before this time.
-    pub to: Option<DateTime<Utc>>,
-}
-
-/// A prediction's place in the log: lists go down from it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct PredictionMark {
-    /// The request.
-    pub request_id: Uuid,
-    /// The picture's place in it.
-    pub index: u32,
-}
-
-impl PredictionFilter {
-    /// Whether a prediction is wanted.
-    #[must_use]
-    pub fn holds_for(&self, one: &Prediction) -> bool {
-        let version = one.answered_by.as_ref().map(|by| by.version);
-        let class = one.answer.as_ref().map(|answer| &answer.class);
-        self.tenant.is_none_or(|tenant| tenant == one.asked.tenant)
-            && self.key.is_none_or(|key| key == one.asked.key)
-            && self.model.as_ref().is_none_or(|model| *model == one.model)
-            && self.version.is_none_or(|wanted| version == Some(wanted))
-            && self
-                .class
-                .as_ref()
-                .is_none_or(|wanted| class == Some(wanted))
-            && self.from.is_none_or(|from| from <= one.at())
-            && self.to.is_none_or(|to| one.at() < to)
-    }
-}
-
-impl PredictionMark {
-    /// The place of a prediction.
-    #[must_use]
-    pub fn of(prediction: &Prediction) -> Self {
-        Self {
-            request_id: prediction.asked.request_id,
-            index: prediction.index,
-        }
-    }
-}
-
-/// The prediction log. No change here is one that anybody hears of.
-#[async_trait]
-pub trait PredictionStore: Send + Sync {
-    /// Adds predictions: all or none. One that is there stays as it is, and one that a deletion of its tenant's predictions
-    /// came after is left out. Gives how many are new.
-    async fn add_predictions(&self, predictions: &[Prediction]) -> Result<u64, StoreError>;
-    /// All pictures of a request, in their order; of any tenant, or of one alone.
-    async fn find_predictions(
-        &self,
-        request_id: Uuid,
-        tenant: Option<TenantId>,
-    ) -> Result<Vec<Prediction>, StoreError>;
-    /// The `limit` newest predictions before `after`, newest first.
-    async fn list_predictions(
-        &self,
-        filter: &PredictionFilter,
-        after: Option<PredictionMark>,
-        limit: u32,
-    ) -> Result<Vec<Prediction>, StoreError>;
-    /// From now on, predictions of a tenant that were asked for until `until` are deleted: [`Self::erase_predictions`]
-    /// does it, and none of them is added any more.
-    async fn purge_predictions(
-        &self,
-        tenant: TenantId,
-        until: DateTime<Utc>,
-        audit: &AuditEntry,
-    ) -> Result<(), StoreError>;
-    /// Tenants whose predictions are deleted, and until when.
-    async fn purges(&self) -> Result<Vec<(TenantId, DateTime<Utc>)>, StoreError>;
-    /// Deletes a piece of what [`Self::purge_predictions`] named; gives how many, 0 where nothing is left.
-    async fn erase_predictions(&self, tenant: TenantId) -> Result<u64, StoreError>;
-    /// Makes room for the days from `today` on, and deletes what is older than `oldest`: on PostgreSQL whole days, on SQLite
-    /// a piece. Gives whether there is more to delete.
-    async fn turn_days(
-        &self,
-        today: NaiveDate,
-        oldest: Option<NaiveDate>,
-    ) -> Result<bool, StoreError>;
-}
-
-/// Which deliveries are wanted. What is `None` does not matter.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct DeliveryFilter {
-    /// To this tenant.
-    pub tenant: Option<TenantId>,
-    /// In this state.
-    pub state: Option<DeliveryState>,
-    /// Of this event.
-    pub event: Option<EventKind>,
-}
-
-/// A delivery whose time has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DueDelivery {
-    /// Its id.
-    pub id: Uuid,
-    /// Who is told.
-    pub tenant: TenantId,
-    /// Its host, see [`NewDelivery::lane`].
-    pub lane: i64,
-}
-
-/// Whose deliveries are left alone, as they have all the places they may have.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Busy {
-    /// Hosts.
-    pub lanes: Vec<i64>,
-    /// Tenants.
-    pub tenants: Vec<TenantId>,
-}
-
-/// For whom a replica takes deliveries, and until when nobody else does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Lease {
-    /// The replica.
-    pub owner: Uuid,
-    /// Now.
-    pub now: DateTime<Utc>,
-    /// The lease's end: whoever has not come back by then has crashed.
-    pub until: DateTime<Utc>,
-}
-
-/// A delivery that a replica has taken.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LeasedDelivery {
-    /// What is sent, and where.
-    pub what: NewDelivery,
-    /// Attempts so far.
-    pub attempts: u32,
-    /// From when its time to arrive runs.
-    pub begun_at: DateTime<Utc>,
-}
-
-/// What follows an attempt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AfterAttempt {
-    /// It has arrived.
-    Delivered,
-    /// It is tried again then.
-    Again(DateTime<Utc>),
-    /// It is given up.
-    Dead,
-    /// Nobody is there any more: all that is pending of the tenant to this address is given up.
-    Gone,
-}
-
-/// Something that is to be told once, whatever the number of replicas and restarts.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Telling {
-    /// What it happened to, e.g. `models/digits/versions/2`.
-    pub subject: String,
-    /// What happened.
-    pub event: EventKind,
-    /// What the subject was then, e.g. a digest: another one is told again.
-    pub mark: String,
-    /// Whether other events of the subject may be told again, whatever their mark; else only those of the same mark.
-    pub settles: bool,
-}
-
-/// Whom an event may concern: a tenant with an address for callbacks, and the models of one of its keys.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Subscriber {
-    /// The tenant.
-    pub tenant: TenantId,
-    /// Its address.
-    pub url: String,
-    /// The events that it wants; empty for all.
-    pub events: Vec<String>,
-    /// The models that one of its keys may use.
-    pub models: Vec<ModelPattern>,
-}
-
-/// What tenants are told, and with which secrets it is signed. No change here is one that anybody hears of.
-#[async_trait]
-pub trait CallbackStore: Send + Sync {
-    /// Tells what was not told yet; `false`, and nothing written, where it was. Deliveries to tenants that are gone are left
-    /// out.
-    async fn tell_once(
-        &self,
-        telling: &Telling,
-        deliveries: &[NewDelivery],
-        now: DateTime<Utc>,
-    ) -> Result<bool, StoreError>;
-    /// Whether it was told already.
-    async fn was_told(&self, telling: &Telling) -> Result<bool, StoreError>;
-    /// Whom events may concern, once for each of the tenants' keys that is valid now and unlike the others.
-    async fn subscribers(&self, now: DateTime<Utc>) -> Result<Vec<Subscriber>, StoreError>;
-
-    /// The `limit` deliveries that have been due for the longest and that nobody has, but for those of the `busy`.
-    async fn due_deliveries(
-        &self,
-        now: DateTime<Utc>,
-        busy: &Busy,
-        limit: u32,
-    ) -> Result<Vec<DueDelivery>, StoreError>;
-    /// Takes those of the deliveries that are still due and that nobody has.
-    async fn lease_deliveries(
-        &self,
-        ids: &[Uuid],
-        lease: Lease,
-    ) -> Result<Vec<LeasedDelivery>, StoreError>;
-    /// Records an attempt and what follows; the latter only while `owner` has the delivery. Gives whether it had.
-    async fn record_attempt(
-        &self,
-        id: Uuid,
-        owner: Uuid,
-        attempt: &Attempt,
-        after: AfterAttempt,
-    ) -> Result<bool, StoreError>;
-    /// Gives back all that a replica has.
-    async fn release_deliveries(&self, owner: Uuid) -> Result<(), StoreError>;
-
-    /// The delivery of this id.
-    async fn find_delivery(&self, id: Uuid) -> Result<Option<Delivery>, StoreError>;
-    /// The last `limit` attempts of a delivery, newest first.
-    async fn attempts_of(&self, id: Uuid, limit: u32) -> Result<Vec<Attempt>, StoreError>;
-    /// A page of the deliveries, newest first; `page.after` is the id of the oldest seen.
-    async fn list_deliveries(
-        &self,
-        filter: DeliveryFilter,
-        page: Page,
-    ) -> Result<Listing<Delivery>, StoreError>;
-    /// Sends a finished delivery anew; `false` where it is pending.
-    ///
-    /// # Errors
-    /// [`StoreError::NotFound`].
-    async fn redeliver(
-        &self,
-        id: Uuid,
-        now: DateTime<Utc>,
-        audit: &AuditEntry,
-    ) -> Result<bool, StoreError>;
-    /// Deletes a piece of what was finished before `before`; gives how many, 0 where nothing is left.
-    async fn prune_deliveries(&self, before: DateTime<Utc>) -> Result<u64, StoreError>;
-    /// Deletes a piece of a tenant's deliveries of results (`prediction.completed`) made until `until`, sent or not; gives
-    /// how many, 0 where nothing is left.
-    async fn erase_results(
-        &self,
-        tenant: TenantId,
-        until: DateTime<Utc>,
-    ) -> Result<u64, StoreError>;
-
-    /// Adds a secret; the tenant's older ones end at `others_end`, or before where they did.
-    ///
-    /// # Errors
-    /// [`StoreError::NotFound`] for the tenant.
-    async fn add_callback_secret(
-        &self,
-        secret: &CallbackSecret,
-        others_end: DateTime<Utc>,
-        audit: &AuditEntry,
-    ) -> Result<(), StoreError>;
-    /// A tenant's secrets in the order they were made, those that have ended too.
-    async fn callback_secrets(&self, tenant: TenantId) -> Result<Vec<CallbackSecret>, StoreError>;
-    /// Deletes a secret.
-    ///
-    /// # Errors
-    /// [`StoreError::NotFound`].
-    async fn delete_callback_secret(
-        &self,
-        tenant: TenantId,
-        id: Uuid,
-        audit: &AuditEntry,
-    ) -> Result<(), StoreError>;
 }
 
 /// All that changed after a revision: each thing as it is now.
