@@ -199,79 +199,68 @@ impl App {
     /// When a port cannot be bound, or the database or the model store cannot be used.
     pub async fn build(config: Config, edges: &Edges) -> Result<Self, AppError> {
         let (listener, private) = bind(&config).await?;
-        let Core {
-            store,
-            access,
-            predictions,
-            manager,
-            editor,
-            follower,
-            reloader,
-            classifier,
-            outbox,
-            new_secrets,
-        } = Core::open(&config, edges).await?;
+        let core = Core::open(&config, edges).await?;
         let jobs = Arc::new(Jobs::new(
             jobs::Parts {
-                store: Arc::clone(&store),
-                classifier: Arc::clone(&classifier),
-                outbox: Arc::clone(&outbox),
-                quota: Arc::clone(&access) as Arc<dyn DayQuota>,
+                store: Arc::clone(&core.store),
+                classifier: Arc::clone(&core.classifier),
+                outbox: Arc::clone(&core.outbox),
+                quota: Arc::clone(&core.access) as Arc<dyn DayQuota>,
                 clock: Arc::clone(&edges.clock),
                 wording: api::worded,
             },
             config.jobs.clone(),
         ));
         let data = DataPlane {
-            classifier: Arc::clone(&classifier),
-            catalog: manager.catalog(),
-            access: Arc::clone(&access),
-            limits: reloader.limits(),
-            predictions: predictions.clone(),
+            classifier: Arc::clone(&core.classifier),
+            catalog: core.manager.catalog(),
+            access: Arc::clone(&core.access),
+            limits: core.reloader.limits(),
+            predictions: core.predictions.clone(),
             jobs: Arc::clone(&jobs),
             required_models: ids(&config.server.required_models),
         };
         let settings = Arc::new(Settings {
-            reloader,
-            access: Arc::clone(&access),
-            budget: classifier.budget().clone(),
+            reloader: core.reloader,
+            access: Arc::clone(&core.access),
+            budget: core.classifier.budget().clone(),
         });
         let closing = CancellationToken::new();
         let operations = Arc::new(Admin::new(admin::Parts {
-            store: Arc::clone(&store),
-            manager: Arc::clone(&manager),
-            editor,
-            follower: Arc::clone(&follower),
-            predictions: predictions.clone(),
-            outbox: Arc::clone(&outbox),
+            store: Arc::clone(&core.store),
+            manager: Arc::clone(&core.manager),
+            editor: core.editor,
+            follower: Arc::clone(&core.follower),
+            predictions: core.predictions.clone(),
+            outbox: Arc::clone(&core.outbox),
             settings: Arc::clone(&settings) as Arc<dyn Reload>,
             clock: Arc::clone(&edges.clock),
         }));
         let admin = AdminPlane {
             admin: Arc::clone(&operations),
-            access,
+            access: core.access,
             data: data.clone(),
             closing: closing.clone(),
         };
         Ok(Self {
             config,
-            manager,
-            classifier,
-            store: Arc::clone(&store),
+            manager: core.manager,
+            classifier: core.classifier,
+            store: Arc::clone(&core.store),
             background: Background {
                 operations,
-                follower,
-                outbox,
+                follower: core.follower,
+                outbox: core.outbox,
                 jobs,
                 settings,
-                predictions,
-                store,
+                predictions: core.predictions,
+                store: core.store,
                 clock: Arc::clone(&edges.clock),
             },
             data: Plane::of(listener, api::data_routes(&data)),
             admin: Plane::of(private, api::admin::routes(&admin)),
             closing,
-            new_secrets,
+            new_secrets: core.new_secrets,
         })
     }
 

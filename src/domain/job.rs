@@ -38,14 +38,20 @@ impl JobState {
         }
     }
 
-    /// What a job with these results has come to.
+    /// What a request that has ended has come to, as at least one of its pictures has an answer or none has.
     #[must_use]
-    pub fn of(results: &[Value]) -> Self {
-        if results.iter().any(is_answer) {
+    pub fn ended(has_an_answer: bool) -> Self {
+        if has_an_answer {
             Self::Done
         } else {
             Self::Failed
         }
+    }
+
+    /// What a job with these results has come to.
+    #[must_use]
+    pub fn of(results: &[Value]) -> Self {
+        Self::ended(results.iter().any(is_answer))
     }
 }
 

@@ -63,7 +63,6 @@ struct Picture<'a> {
 
 /// The record of a prediction.
 pub(super) fn encode(one: &Prediction) -> Vec<u8> {
-    let text = |text: &Option<String>| text.clone().map(Cow::Owned);
     let record = Record {
         r: one.asked.request_id,
         i: one.index,
@@ -73,12 +72,12 @@ pub(super) fn encode(one: &Prediction) -> Vec<u8> {
         by: one.answered_by.as_ref().map(|by| By {
             v: by.version.get(),
             d: by.digest.to_string().into(),
-            arm: text(&by.arm),
+            arm: borrowed(by.arm.as_ref()),
         }),
         p: one.picture.as_ref().map(|picture| Picture {
             d: picture.digest.to_string().into(),
             n: picture.bytes,
-            f: text(&picture.format),
+            f: borrowed(picture.format.as_ref()),
             wh: picture.size,
         }),
         a: one
@@ -99,12 +98,16 @@ pub(super) fn encode(one: &Prediction) -> Vec<u8> {
             one.timings.total,
         ),
         s: one.status,
-        c: text(&one.code),
-        tr: text(&one.asked.trace_id),
-        cr: text(&one.asked.client_request_id),
+        c: borrowed(one.code.as_ref()),
+        tr: borrowed(one.asked.trace_id.as_ref()),
+        cr: borrowed(one.asked.client_request_id.as_ref()),
     };
     // There is nothing in it that JSON could not say.
     serde_json::to_vec(&record).unwrap_or_default()
+}
+
+fn borrowed(text: Option<&String>) -> Option<Cow<'_, str>> {
+    text.map(|text| text.as_str().into())
 }
 
 /// The prediction of a record; `None` for what is none.

@@ -12,6 +12,7 @@ use super::wire::{Deleted, given_time, id, invalid, limit, time, words};
 use crate::admin::{Admin, AdminError};
 use crate::api::data::{ClassView, TimingView};
 use crate::api::problem::ApiError;
+use crate::domain::job::JobState;
 use crate::domain::prediction::Prediction;
 use crate::predictions::{PredictionFilter, PredictionMark};
 
@@ -161,7 +162,7 @@ impl PredictionsApi {
         let model = found.first().map(|first| first.model.to_string());
         Ok(Json(RequestView {
             request_id: request_id.to_string(),
-            status: if any { "done" } else { "failed" }.to_owned(),
+            status: JobState::ended(any).to_string(),
             model: model.unwrap_or_default(),
             results: found.into_iter().map(PredictionView::of).collect(),
         }))

@@ -15,6 +15,7 @@ use crate::api::DataPlane;
 use crate::api::problem::{ApiError, status_of};
 use crate::api::security::{Authorized, ToLook};
 use crate::domain::error::ErrorKind;
+use crate::domain::job::JobState;
 use crate::domain::prediction::Prediction;
 use crate::jobs::{JobStanding, Jobs};
 use crate::predictions::Predictions;
@@ -162,7 +163,7 @@ impl PredictionsApi {
         let any = results.iter().any(|result| result.error.is_none());
         Ok(Json(PredictionView::Recorded(PredictionResponse {
             request_id: id.to_string(),
-            status: if any { "done" } else { "failed" }.to_owned(),
+            status: JobState::ended(any).to_string(),
             model,
             results,
         })))

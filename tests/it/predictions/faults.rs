@@ -19,7 +19,6 @@ use super::recorded::seven;
 use crate::fixture::database::TestDatabase;
 use crate::fixture::gateway::{ADMIN_TOKEN, client};
 use crate::fixture::postgres::{self, Server};
-use crate::fixture::root;
 use crate::fixture::served::Served;
 
 /// Callers at the same time: so many requests may be in flight at a kill.
@@ -45,23 +44,13 @@ fn form() -> Form {
     }
 }
 
-/// The real binary over a database and a spool, with the shipped model.
+/// The real binary over a database, with as few connections as are soon taken.
 fn serve(url: &str, spool: &Path) -> Served {
-    let store = root().join("model-store");
-    Served::start(&[
-        (
-            "LENSGATE__MODEL_STORE__URL",
-            store.to_str().expect("a path"),
-        ),
-        ("LENSGATE__STORE__URL", url),
+    let settings = [
         ("LENSGATE__STORE__MAX_CONNECTIONS", "3"),
         ("LENSGATE__STORE__CALL_TIMEOUT", "2s"),
-        (
-            "LENSGATE__PREDICTIONS__SPOOL",
-            spool.to_str().expect("a path"),
-        ),
-        ("LENSGATE__SERVER__DRAIN_DELAY", "0"),
-    ])
+    ];
+    super::serve(url, spool, &settings)
 }
 
 /// What clients saw.

@@ -6,25 +6,11 @@ use super::recorded::seven;
 use crate::fixture::database::TestDatabase;
 use crate::fixture::gateway::{ADMIN_TOKEN, client};
 use crate::fixture::proxy::{Proxy, Way};
+use crate::fixture::read;
 use crate::fixture::served::Served;
-use crate::fixture::{read, root};
 
-/// The real binary over a database and a spool, with the shipped model.
 fn serve(url: &str, spool: &Path) -> Served {
-    let store = root().join("model-store");
-    Served::start(&[
-        (
-            "LENSGATE__MODEL_STORE__URL",
-            store.to_str().expect("a path"),
-        ),
-        ("LENSGATE__STORE__URL", url),
-        ("LENSGATE__STORE__CALL_TIMEOUT", "1s"),
-        (
-            "LENSGATE__PREDICTIONS__SPOOL",
-            spool.to_str().expect("a path"),
-        ),
-        ("LENSGATE__SERVER__DRAIN_DELAY", "0"),
-    ])
+    super::serve(url, spool, &[("LENSGATE__STORE__CALL_TIMEOUT", "1s")])
 }
 
 async fn classify(served: &Served, count: usize) -> Vec<String> {
