@@ -251,8 +251,10 @@ impl Run {
         let done = outcome.await.map_err(|_| EngineError::Stopped)??;
         let raw = done.output.data();
         let scores = vision::scores(raw, 0..raw.len(), &self.version.output);
+        // A model may give NaN or infinity for one picture and not for another: that is no answer.
+        let are_scores = !scores.is_empty() && scores.iter().all(|score| score.is_finite());
         // Whatever ran was prepared, and had a header then.
-        let shape = shape.get().filter(|_| !scores.is_empty());
+        let shape = shape.get().filter(|_| are_scores);
         Ok(Ran {
             shape: *shape.ok_or(ClassifyError::NoScores)?,
             scores: scores.into(),

@@ -1,19 +1,26 @@
 //! The log as the request path sees it: a record is handed over and is in a file a moment later, whatever the database does.
 
 use std::cmp::Reverse;
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
+use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use super::record;
-use super::spool::{Position, Spool, SpoolSettings};
+use super::spool::{LARGEST, Position, Spool, SpoolSettings};
 use crate::config::PredictionsConfig;
 use crate::domain::clock::Clock;
 use crate::domain::prediction::Prediction;
+use crate::domain::tenant::TenantId;
 use crate::store::{PredictionFilter, PredictionMark};
+
+/// How many look through the spool at the same time: it may be large, and a look reads all of it.
+const MOST_LOOKS: usize = 2;
 
 /// How long an answer waits for its record.
 const LONGEST_WAIT: Duration = Duration::from_millis(20);
@@ -69,6 +76,7 @@ pub(super) struct WriterCounts {
 pub struct PredictionLog {
     spool: Spool,
     late: AtomicU64,
+    looks: Semaphore,
     pub(super) writer: WriterCounts,
 }
 
@@ -95,13 +103,19 @@ impl PredictionLog {
         Ok(Arc::new(Self {
             spool,
             late: AtomicU64::new(0),
+            looks: Semaphore::new(MOST_LOOKS),
             writer: WriterCounts::default(),
         }))
     }
 
-    /// Hands a prediction over, and waits until it is written or it is time to answer in any case.
+    /// Hands a prediction over, and waits until it is written or it is time to answer in any case. Of one that is larger
+    /// than a record may be, long texts and the list of classes are cut.
     pub async fn record(&self, prediction: &Prediction) {
-        let Some(handed_over) = self.spool.hand_over(&record::encode(prediction)) else {
+        let mut encoded = record::encode(prediction);
+        if encoded.len() > LARGEST {
+            encoded = record::encode(&record::shortened(prediction.clone()));
+        }
+        let Some(handed_over) = self.spool.hand_over(&encoded) else {
             return;
         };
         // What fails is counted and said by the spool.
@@ -119,6 +133,10 @@ impl PredictionLog {
         self: &Arc<Self>,
         request_id: Uuid,
     ) -> Result<Vec<Prediction>, std::io::Error> {
+        if request_id.get_version_num() != 7 {
+            // No request of ours has such an id.
+            return Ok(Vec::new());
+        }
         let asked = crate::domain::prediction::time_of(request_id).timestamp_millis();
         let asked = u64::try_from(asked).unwrap_or_default();
         self.look_back(move |spool| {
@@ -134,7 +152,7 @@ impl PredictionLog {
         .await
     }
 
-    /// The `limit` newest before `after` that the database does not have yet, newest first.
+    /// The `limit` newest before `after` that the database does not have yet, newest first, without those that are purged.
     ///
     /// # Errors
     /// When the spool cannot be read.
@@ -142,6 +160,7 @@ impl PredictionLog {
         self: &Arc<Self>,
         filter: PredictionFilter,
         after: Option<PredictionMark>,
+        purges: Arc<Purges>,
         limit: usize,
     ) -> Result<Vec<Prediction>, std::io::Error> {
         self.look_back(move |spool| {
@@ -150,6 +169,7 @@ impl PredictionLog {
                 let wanted = records.filter_map(record::decode).filter(|one| {
                     after.is_none_or(|after| PredictionMark::of(one) < after)
                         && filter.holds_for(one)
+                        && !is_purged(&purges, one)
                 });
                 found.extend(wanted);
                 found.sort_by_key(|one| Reverse(PredictionMark::of(one)));
@@ -157,20 +177,28 @@ impl PredictionLog {
                 // What lies in front is older than all of these.
                 let last = found.last().map(|last| last.at().timestamp_millis());
                 let last = last.and_then(|last| u64::try_from(last).ok());
-                found.len() == limit && last.is_some_and(|last| last >= begun)
+                found.len() == limit && last.is_some_and(|last| last > begun)
             })?;
             Ok(found)
         })
         .await
     }
 
+    /// Whether the database has all.
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        self.spool.waiting() == 0
+    }
+
     async fn look_back(
         self: &Arc<Self>,
         look: impl FnOnce(&Spool) -> Result<Vec<Prediction>, std::io::Error> + Send + 'static,
     ) -> Result<Vec<Prediction>, std::io::Error> {
-        if self.spool.waiting() == 0 {
+        if self.is_drained() {
             return Ok(Vec::new());
         }
+        let looks = self.looks.acquire().await;
+        let _turn = looks.map_err(std::io::Error::other)?;
         let log = Arc::clone(self);
         let looked = tokio::task::spawn_blocking(move || look(&log.spool)).await;
         looked.map_err(std::io::Error::other)?
@@ -203,8 +231,10 @@ impl PredictionLog {
     }
 
     /// All up to `end` is in the database.
-    pub(super) fn advance(&self, end: Position) -> Result<(), std::io::Error> {
-        self.spool.advance(end)
+    pub(super) async fn advance(self: &Arc<Self>, end: Position) -> Result<(), std::io::Error> {
+        let log = Arc::clone(self);
+        let advanced = tokio::task::spawn_blocking(move || log.spool.advance(end)).await;
+        advanced.map_err(std::io::Error::other)?
     }
 
     /// Waits until something was handed over.
@@ -234,6 +264,15 @@ impl PredictionLog {
                 .clone(),
         }
     }
+}
+
+/// Until when predictions of tenants are deleted.
+pub(super) type Purges = HashMap<TenantId, DateTime<Utc>>;
+
+/// Whether a prediction is one that its tenant's deletion was to reach.
+pub(super) fn is_purged(purges: &Purges, one: &Prediction) -> bool {
+    let until = purges.get(&one.asked.tenant);
+    until.is_some_and(|until| one.at() <= *until)
 }
 
 fn failed(folder: &Path, reason: std::io::Error) -> LogError {

@@ -2,12 +2,12 @@
 //! for it as soon as its answer is.
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
+use super::log::{Purges, is_purged};
 use super::{Archive, PredictionLog};
 use crate::domain::error::ErrorKind;
 use crate::domain::operator::AuditEntry;
@@ -21,6 +21,8 @@ pub struct Predictions {
     store: Arc<dyn Store>,
     log: Option<Arc<PredictionLog>>,
     archive: Option<Arc<Archive>>,
+    /// The deletions that were seen last, for when the store is away.
+    purges: Arc<Mutex<Arc<Purges>>>,
 }
 
 /// Why predictions were not read or deleted; the texts are for the log.
@@ -77,6 +79,7 @@ impl Predictions {
             store,
             log,
             archive: None,
+            purges: Arc::default(),
         }
     }
 
@@ -113,9 +116,12 @@ impl Predictions {
             None => Vec::new(),
         };
         found.retain(|one| tenant.is_none_or(|tenant| one.asked.tenant == tenant));
-        match self.leave_purged_out(&mut found).await {
-            Err(StoreError::Unavailable(_)) | Ok(()) => {}
-            Err(error) => return Err(error.into()),
+        if !found.is_empty() {
+            let purges = match self.purges().await {
+                Err(StoreError::Unavailable(_)) => Arc::clone(&self.seen()),
+                purges => purges?,
+            };
+            found.retain(|one| !is_purged(&purges, one));
         }
         match self.store.find_predictions(request_id, tenant).await {
             Ok(stored) => found.extend(stored),
@@ -139,13 +145,14 @@ impl Predictions {
     ) -> Result<Page, ReadError> {
         let most = usize::try_from(limit).unwrap_or(usize::MAX);
         let mut found = match &self.log {
-            Some(log) => {
-                let waiting = log.waiting(filter.clone(), after, most.saturating_add(1));
-                waiting.await?
+            Some(log) if !log.is_drained() => {
+                // What was deleted may still be in the spool, from which it goes nowhere.
+                let purges = self.purges().await?;
+                log.waiting(filter.clone(), after, purges, most.saturating_add(1))
+                    .await?
             }
-            None => Vec::new(),
+            _ => Vec::new(),
         };
-        self.leave_purged_out(&mut found).await?;
         let stored = self
             .store
             .list_predictions(filter, after, limit.saturating_add(1));
@@ -160,19 +167,16 @@ impl Predictions {
         })
     }
 
-    /// What was deleted may still be in the spool, from which it goes nowhere.
-    async fn leave_purged_out(&self, waiting: &mut Vec<Prediction>) -> Result<(), StoreError> {
-        if waiting.is_empty() {
-            return Ok(());
-        }
-        let purges: HashMap<_, _> = self.store.purges().await?.into_iter().collect();
-        let is_purged = |one: &Prediction| {
-            purges
-                .get(&one.asked.tenant)
-                .is_some_and(|until| one.at() <= *until)
-        };
-        waiting.retain(|one| !is_purged(one));
-        Ok(())
+    /// The deletions of tenants' predictions.
+    async fn purges(&self) -> Result<Arc<Purges>, StoreError> {
+        let purges = Arc::new(self.store.purges().await?.into_iter().collect());
+        *self.seen() = Arc::clone(&purges);
+        Ok(purges)
+    }
+
+    /// The deletions that were seen last.
+    fn seen(&self) -> MutexGuard<'_, Arc<Purges>> {
+        self.purges.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Deletes all predictions of a tenant that were asked for until then: those that are still in a spool somewhere, jobs with
@@ -187,6 +191,8 @@ impl Predictions {
         audit: &AuditEntry,
     ) -> Result<(), ReadError> {
         self.store.purge_predictions(tenant, until, audit).await?;
+        // Remembered while the store is there to ask.
+        self.purges().await?;
         Ok(erase(&*self.store, tenant, until).await?)
     }
 }
@@ -200,6 +206,6 @@ pub(super) async fn erase(
     // First what would make more of them.
     while store.forget_jobs(tenant, until).await? > 0 {}
     while store.erase_results(tenant, until).await? > 0 {}
-    while store.erase_predictions(tenant).await? > 0 {}
+    while store.erase_predictions(tenant, until).await? > 0 {}
     Ok(())
 }

@@ -106,6 +106,36 @@ pub(super) fn encode(one: &Prediction) -> Vec<u8> {
     serde_json::to_vec(&record).unwrap_or_default()
 }
 
+/// Bytes of the longest text, and the most classes, of what is cut to fit into a record or into the database.
+const LONGEST_TEXT: usize = 1000;
+const MOST_CLASSES: usize = 100;
+
+/// The same with its long texts and its long list of classes cut.
+pub(super) fn shortened(mut one: Prediction) -> Prediction {
+    if let Some(answer) = &mut one.answer {
+        answer.classes.truncate(MOST_CLASSES);
+    }
+    for text in texts(&mut one) {
+        text.truncate(text.floor_char_boundary(LONGEST_TEXT));
+    }
+    one
+}
+
+/// The texts of a prediction that come from others: from clients, or from a model's labels.
+pub(super) fn texts(one: &mut Prediction) -> impl Iterator<Item = &mut String> {
+    let asked = &mut one.asked;
+    let own = [
+        asked.client_request_id.as_mut(),
+        asked.trace_id.as_mut(),
+        one.code.as_mut(),
+    ];
+    let answered = one.answer.iter_mut().flat_map(|answer| {
+        let classes = answer.classes.iter_mut().map(|class| &mut class.class);
+        std::iter::once(&mut answer.class).chain(classes)
+    });
+    own.into_iter().flatten().chain(answered)
+}
+
 fn borrowed(text: Option<&String>) -> Option<Cow<'_, str>> {
     text.map(|text| text.as_str().into())
 }
@@ -242,6 +272,33 @@ pub(super) mod tests {
         let record = encode(&prediction(one));
         assert!(is_of(&record, one) && !is_of(&record, other));
         assert!(!is_of(b"", one) && !is_of(br#"{"r":""#, one));
+    }
+
+    #[test]
+    fn what_is_shortened_fits_into_a_record() {
+        let mut one = prediction(Uuid::now_v7());
+        let class = PredictedClass {
+            class: "\u{1}".repeat(100_000),
+            index: 1,
+            confidence: 0.5,
+        };
+        let answer = Answer {
+            class: "ä".repeat(3000) + "x",
+            confidence: 0.5,
+            classes: vec![class; 3000],
+        };
+        one.answer = Some(answer);
+        one.asked.client_request_id = Some("c".repeat(5000));
+        let short = shortened(one);
+        let record = encode(&short);
+        assert!(record.len() < 1 << 20, "{}", record.len());
+        assert_eq!(decode(&record), Some(short.clone()));
+        let answer = short.answer.expect("an answer");
+        assert_eq!((answer.class, answer.classes.len()), ("ä".repeat(500), 100));
+        assert_eq!(answer.classes[99].class.len(), 1000);
+        assert_eq!(short.asked.client_request_id.map(|id| id.len()), Some(1000));
+        let small = prediction(Uuid::now_v7());
+        assert_eq!(shortened(small.clone()), small);
     }
 
     #[test]

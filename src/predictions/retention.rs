@@ -59,10 +59,11 @@ impl Retention {
         let now = self.clock.now();
         let oldest = self.kept.map(|kept| (now - kept).date_naive());
         while self.store.turn_days(now.date_naive(), oldest).await? {}
-        // A deletion that a crash cut short goes on here.
+        // A deletion that a crash cut short goes on here. One that fails does not keep the others from it.
+        let mut outcome = Ok(());
         for (tenant, until) in self.store.purges().await? {
-            erase(&*self.store, tenant, until).await?;
+            outcome = outcome.and(erase(&*self.store, tenant, until).await);
         }
-        Ok(())
+        outcome
     }
 }

@@ -8,6 +8,7 @@ use chrono::{NaiveDate, TimeDelta};
 use tokio_util::sync::CancellationToken;
 
 use super::log::{PredictionLog, count};
+use super::record;
 use crate::domain::clock::Clock;
 use crate::domain::prediction::Prediction;
 use crate::store::{Store, StoreError};
@@ -98,7 +99,7 @@ impl PredictionWriter {
         let stored = self.store_all(&predictions).await;
         self.note(stored.as_ref().err().map(ToString::to_string).as_deref());
         stored.map_err(|_| ())?;
-        let advanced = self.log.advance(end);
+        let advanced = self.log.advance(end).await;
         if let Err(error) = advanced {
             // They are handed to the database again at the next start: it has them once.
             tracing::error!(%error, "prediction spool: it is not remembered what the database has");
@@ -171,24 +172,12 @@ impl PredictionWriter {
     }
 }
 
-/// The same without what a database may not take in a text: control characters, which labels may hold.
-fn plain(mut one: Prediction) -> Prediction {
-    let clean = |text: &mut String| {
+/// The same without what a database may not take in a text: control characters, which labels may hold, and texts that are too
+/// long for an index.
+fn plain(one: Prediction) -> Prediction {
+    let mut one = record::shortened(one);
+    for text in record::texts(&mut one) {
         *text = text.replace(|c: char| c.is_control(), "\u{fffd}");
-    };
-    if let Some(answer) = &mut one.answer {
-        clean(&mut answer.class);
-        answer
-            .classes
-            .iter_mut()
-            .for_each(|class| clean(&mut class.class));
     }
-    let asked = &mut one.asked;
-    let texts = [
-        &mut asked.client_request_id,
-        &mut asked.trace_id,
-        &mut one.code,
-    ];
-    texts.into_iter().flatten().for_each(clean);
     one
 }

@@ -57,12 +57,16 @@ fn refuses_a_value(answer: &(dyn DatabaseError + 'static)) -> bool {
     let code = answer.code();
     let code = code.as_deref().unwrap_or_default();
     if answer.try_downcast_ref::<PgDatabaseError>().is_some() {
-        // A data exception, or an integrity constraint.
-        code.starts_with("22") || code.starts_with("23")
+        is_value_refused_by_postgres(code)
     } else {
         let code = code.parse::<u32>().unwrap_or_default();
         matches!(code & 0xff, TOO_BIG | CONSTRAINT | MISMATCH)
     }
+}
+
+/// A data exception, an integrity constraint, or more than a program limit allows (an index row that is too large).
+fn is_value_refused_by_postgres(code: &str) -> bool {
+    matches!(code.get(..2), Some("22" | "23" | "54"))
 }
 
 /// Whether another process has the database's file locked.
@@ -131,6 +135,14 @@ mod tests {
             (2067, false),
         ] {
             assert_eq!(is_away_on_sqlite(code), away, "{code}");
+        }
+        for (code, refused) in [
+            ("22P05", true),
+            ("54000", true),
+            ("57014", false),
+            ("", false),
+        ] {
+            assert_eq!(is_value_refused_by_postgres(code), refused, "{code}");
         }
         let error = StoreError::from(Error::PoolTimedOut);
         assert!(matches!(error, StoreError::Unavailable(_)), "{error}");

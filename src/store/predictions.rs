@@ -99,10 +99,14 @@ pub trait PredictionStore: Send + Sync {
     ) -> Result<(), StoreError>;
     /// Tenants whose predictions are deleted, and until when.
     async fn purges(&self) -> Result<Vec<(TenantId, DateTime<Utc>)>, StoreError>;
-    /// Deletes a piece of what [`Self::purge_predictions`] named; gives how many, 0 where nothing is left.
-    async fn erase_predictions(&self, tenant: TenantId) -> Result<u64, StoreError>;
+    /// Deletes a piece of a tenant's predictions that were asked for until `until`; gives how many, 0 where nothing is left.
+    async fn erase_predictions(
+        &self,
+        tenant: TenantId,
+        until: DateTime<Utc>,
+    ) -> Result<u64, StoreError>;
     /// Makes room for the days from `today` on, and deletes what is older than `oldest`: on PostgreSQL whole days, on SQLite
-    /// a piece. Gives whether there is more to delete.
+    /// a piece; deletions that reach no later day are forgotten. Gives whether there is more to delete.
     async fn turn_days(
         &self,
         today: NaiveDate,

@@ -4,7 +4,7 @@
 
 Every good model scores a picture by its mean colour: `red`, `green`, `blue` (`dark`, `light` for one channel), so
 that each differs from the others in one thing alone: the element type, the layout, the shape, the last operator.
-`models/` is what must be served, `broken/` what must be refused with a reason, `hostile/` what never ends or takes more
+`models/` is what must be served, `odd/` what is served and fails for some pictures, `broken/` what must be refused with a reason, `hostile/` what never ends or takes more
 memory than there is, `images/` the pictures, and `expected.json` what ONNX Runtime answers for them after Pillow's resize. The same bytes come out of every run.
 """
 
@@ -26,6 +26,7 @@ from PIL import Image
 
 HERE = Path(__file__).resolve().parent
 MODELS, BROKEN, HOSTILE, IMAGES = HERE / "models", HERE / "broken", HERE / "hostile", HERE / "images"
+ODD = HERE / "odd"
 GAIN = 4.0  # scores are GAIN times the channel's mean in 0..1, so that softmax tells the colours apart
 STEP = 1.0 / 256.0  # of quantised outputs
 RGB, GRAY = ["red", "green", "blue"], ["dark", "light"]
@@ -256,6 +257,12 @@ def make_broken() -> None:
     shutil.copyfile(IMAGES / "red.png", BROKEN / "bad-golden" / "samples" / "red.png")
 
 
+def make_odd() -> None:
+    """Models that serve, and fail for some pictures alone."""
+    left = [*pooled(), *flat("mean", "flat"), node("Sub", ["most", "flat"], ["left"]), node("Log", ["left"], ["scores"])]
+    write(ODD, "nan-when-bright", model(left, {**PICK, "most": f32(3.4)}), manifest())
+
+
 def make_hostile() -> None:
     """Graphs that pass every check on paper. Whoever runs them here waits for ever, or is killed."""
     body = helper.make_graph(
@@ -326,10 +333,11 @@ def reference(folder: Path, picture: Path) -> list[float]:
 
 
 def main() -> None:
-    for folder in (MODELS, BROKEN, HOSTILE, IMAGES):
+    for folder in (MODELS, ODD, BROKEN, HOSTILE, IMAGES):
         shutil.rmtree(folder, ignore_errors=True)
     make_images()
     make_models()
+    make_odd()
     make_broken()
     make_hostile()
 

@@ -5,7 +5,7 @@
 const HEAD: usize = 8;
 
 /// Bytes of the largest record; a length beyond it is none.
-pub(super) const LARGEST: usize = 1 << 20;
+pub(in crate::predictions) const LARGEST: usize = 1 << 20;
 
 /// Bytes of the largest frame.
 pub(super) const LARGEST_FRAME: u64 = (HEAD + LARGEST) as u64;

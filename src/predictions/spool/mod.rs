@@ -21,9 +21,10 @@ mod slot;
 #[cfg(test)]
 mod tests;
 
+pub(super) use frame::LARGEST;
 use frame::{Frame, Frames, LARGEST_FRAME};
 pub(crate) use segments::Position;
-use segments::{Rest, Segments};
+use segments::{Advanced, Memory, Rest, Segments};
 use slot::Slot;
 
 /// How a spool is kept.
@@ -108,6 +109,7 @@ struct Shared {
     queue: Mutex<Queue>,
     filled: Condvar,
     segments: Mutex<Segments>,
+    memory: Memory,
     /// Told after each write.
     written: Notify,
     counts: SpoolCounts,
@@ -140,16 +142,22 @@ impl Spool {
         clock: Arc<dyn Clock>,
     ) -> io::Result<Self> {
         let slot = Slot::take(root)?;
-        let mut segments = Segments::open(&slot.folder)?;
+        let memory = Memory::open(&slot.folder)?;
+        let mut segments = Segments::open(&slot.folder, memory.remembered().unwrap_or_default())?;
+        // A process that was killed may not have deleted all that it had read.
+        forget(&memory, &segments.advance(Position::default()))?;
+        let now = now(&*clock);
         for other in slot.abandoned(root)? {
-            segments.adopt(&other.folder)?;
-            other.remove()?;
+            if let Some(read) = segments.adopt(&other.folder, now)? {
+                memory.remember(read)?;
+            }
         }
         let shared = Arc::new(Shared {
             settings,
             queue: Mutex::default(),
             filled: Condvar::new(),
             segments: Mutex::new(segments),
+            memory,
             written: Notify::new(),
             counts: SpoolCounts::default(),
             trouble: Mutex::default(),
@@ -231,9 +239,10 @@ impl Spool {
         Ok(batched)
     }
 
-    /// All up to `position` is in the store.
+    /// All up to `position` is in the store. Blocks.
     pub(super) fn advance(&self, position: Position) -> io::Result<()> {
-        held(&self.shared.segments).advance(position)
+        let advanced = held(&self.shared.segments).advance(position);
+        forget(&self.shared.memory, &advanced)
     }
 
     /// Looks through what the store does not have yet, a segment at a time, the newest first; `look` is given a segment's
@@ -351,9 +360,10 @@ impl Appender {
             }
         });
         if let Err(error) = written {
-            held(&self.shared.segments).close();
-            // Where this fails too, the reader stops at what is known to be whole.
+            // Where these fail too, the reader stops at what is known to be whole.
             let _ = file.set_len(self.length);
+            let empty = held(&self.shared.segments).close();
+            let _ = empty.map(|empty| segments::remove(&empty.path));
             return Err(error);
         }
         self.length += length(frames.len());
@@ -368,11 +378,14 @@ impl Appender {
     }
 
     fn begin(&mut self) -> io::Result<File> {
-        let now = self.clock.now().timestamp_millis();
-        let mut segments = held(&self.shared.segments);
-        segments.close();
+        let segment = held(&self.shared.segments).next(now(&*self.clock));
         self.length = 0;
-        segments.begin(u64::try_from(now).unwrap_or_default())
+        let created = segment.create(self.shared.settings.fsync);
+        let file = created.inspect_err(|_| {
+            let _ = segments::remove(&segment.path);
+        })?;
+        held(&self.shared.segments).begin(segment);
+        Ok(file)
     }
 
     /// Deletes segments for which there is no room, and says what is lost with them.
@@ -411,6 +424,20 @@ impl Appender {
             _ => {}
         }
     }
+}
+
+/// Deletes what is read to its end, and remembers how far all is read.
+fn forget(memory: &Memory, advanced: &Advanced) -> io::Result<()> {
+    // Deleted first, and remembered in any case: a full disk may have no room for the one without the other.
+    let mut paths = advanced.gone.iter();
+    let deleted = paths.try_for_each(|path| segments::remove(path));
+    memory.remember(advanced.read)?;
+    deleted
+}
+
+/// Milliseconds since the epoch.
+fn now(clock: &dyn Clock) -> u64 {
+    u64::try_from(clock.now().timestamp_millis()).unwrap_or_default()
 }
 
 /// All that is there of a rest; `None` where the segment is gone.

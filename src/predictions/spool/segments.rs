@@ -2,6 +2,9 @@
 //!
 //! A new process begins a new segment and never adds to an old one: an end that was torn by a crash stays an end. What is read
 //! is deleted, a segment at a time; how far it is read is remembered beside them, and may be a little behind the truth.
+//!
+//! [`Segments`] is what is known of the files, and is locked for as long as it takes to look; the files themselves are made,
+//! deleted and renamed outside that lock.
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
@@ -58,63 +61,67 @@ pub(super) struct Segments {
     is_open: bool,
     read: Position,
     next: u64,
-    position: File,
+    /// Bytes that other processes left, for which there is room beside what this one may have until they are read.
+    adopted: u64,
 }
 
-/// The file in which it is remembered how far all is read: segment, offset and a checksum, little-endian.
+/// What is to be done with the files once all up to a position is read for good.
+#[derive(Debug)]
+pub(super) struct Advanced {
+    /// Segments that are read to their end.
+    pub(super) gone: Vec<PathBuf>,
+    /// What is to be remembered.
+    pub(super) read: Position,
+}
+
+/// The file in which it is remembered how far all is read.
 const POSITION: &str = "position";
 const ENDING: &str = "log";
 
 impl Segments {
     /// The segments of a folder as another process left them.
-    pub(super) fn open(folder: &Path) -> io::Result<Self> {
-        let position = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .read(true)
-            .write(true)
-            .mode(0o600)
-            .open(folder.join(POSITION))?;
+    pub(super) fn open(folder: &Path, remembered: Position) -> io::Result<Self> {
         let list = Segment::all(folder)?;
-        let read = remembered(&position).unwrap_or_default();
-        let mut segments = Self {
+        let newest = list.back().map_or(0, |newest| newest.number);
+        Ok(Self {
             folder: folder.to_path_buf(),
-            next: list.back().map_or(read.segment, |last| last.number) + 1,
+            next: newest.max(remembered.segment) + 1,
             list,
             is_open: false,
-            read: Position::default(),
-            position,
-        };
-        segments.advance(read)?;
-        Ok(segments)
+            read: remembered,
+            adopted: 0,
+        })
     }
 
-    /// Takes the segments of another folder over, each at its time among those that are here. All of it is read from the
-    /// beginning then.
-    pub(super) fn adopt(&mut self, folder: &Path) -> io::Result<()> {
+    /// Takes the segments of another folder over, each at its time among those that are here; they are begun `now` then, as
+    /// what lies in one may be newer than what lies behind it. All of it is read from the beginning: the position that is to
+    /// be remembered is given once all files are where they belong, so that who is interrupted here loses nothing.
+    pub(super) fn adopt(&mut self, folder: &Path, now: u64) -> io::Result<Option<Position>> {
         let others = Segment::all(folder)?;
         if others.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
+        self.adopted += others.iter().map(|other| other.length).sum::<u64>();
         self.list.extend(others);
         self.list.make_contiguous().sort_by_key(|one| one.begun);
-        self.read = Position {
+        let read = Position {
             segment: self.next,
             offset: 0,
         };
-        remember(&self.position, self.read)?;
         for segment in &mut self.list {
-            segment.number = self.next;
+            (segment.number, segment.begun) = (self.next, now);
             let path = self.folder.join(segment.name());
             std::fs::rename(&segment.path, &path)?;
             segment.path = path;
             self.next += 1;
         }
-        Ok(())
+        self.read = read;
+        Ok(Some(read))
     }
 
-    /// Begins a new segment, which is written from now on.
-    pub(super) fn begin(&mut self, now: u64) -> io::Result<File> {
+    /// The next segment, of which there is no file yet. Nothing is added to the last one any more.
+    pub(super) fn next(&mut self, now: u64) -> Segment {
+        self.is_open = false;
         let mut segment = Segment {
             number: self.next,
             begun: now,
@@ -122,15 +129,14 @@ impl Segments {
             length: 0,
         };
         segment.path = self.folder.join(segment.name());
-        let file = OpenOptions::new()
-            .create_new(true)
-            .append(true)
-            .mode(0o600)
-            .open(&segment.path)?;
         self.next += 1;
+        segment
+    }
+
+    /// A segment is there, and is written from now on.
+    pub(super) fn begin(&mut self, segment: Segment) {
         self.list.push_back(segment);
         self.is_open = true;
-        Ok(file)
     }
 
     /// The last segment has grown.
@@ -140,15 +146,21 @@ impl Segments {
         }
     }
 
-    /// Nothing is added to the last segment any more.
-    pub(super) fn close(&mut self) {
-        self.is_open = false;
+    /// Nothing is added to the last segment any more; it is given, to be deleted, where nothing is in it.
+    pub(super) fn close(&mut self) -> Option<Segment> {
+        let was_open = std::mem::take(&mut self.is_open);
+        let is_empty = self.list.back().is_some_and(|last| last.length == 0);
+        self.list.pop_back_if(|_| was_open && is_empty)
     }
 
     /// Takes the oldest segments out until all of them have no more than `limit` bytes; what was not read of them is lost.
     /// The one that is being written stays.
     pub(super) fn shed(&mut self, limit: u64) -> Vec<Rest> {
         let mut shed = Vec::new();
+        if self.bytes() <= limit {
+            self.adopted = 0;
+        }
+        let limit = limit + self.adopted;
         while self.bytes() > limit && self.list.len() > usize::from(self.is_open) {
             let Some(segment) = self.list.pop_front() else {
                 break;
@@ -185,9 +197,10 @@ impl Segments {
             .sum()
     }
 
-    /// All up to `position` is read for good: segments that are behind it are deleted, and it is remembered.
-    pub(super) fn advance(&mut self, position: Position) -> io::Result<()> {
+    /// All up to `position` is read for good.
+    pub(super) fn advance(&mut self, position: Position) -> Advanced {
         self.read = self.read.max(position);
+        let mut gone = Vec::new();
         while let Some(first) = self.list.front() {
             let is_written = self.is_open && self.list.len() == 1;
             let is_read = first.number < self.read.segment
@@ -195,10 +208,12 @@ impl Segments {
             if is_written || !is_read {
                 break;
             }
-            remove(&first.path)?;
-            self.list.pop_front();
+            gone.extend(self.list.pop_front().map(|first| first.path));
         }
-        remember(&self.position, self.read)
+        Advanced {
+            gone,
+            read: self.read,
+        }
     }
 
     fn bytes(&self) -> u64 {
@@ -215,6 +230,19 @@ impl Segments {
 }
 
 impl Segment {
+    /// Makes its file; where the folder's own entry is to be on the disk too, that is waited for.
+    pub(super) fn create(&self, fsync: bool) -> io::Result<File> {
+        let file = OpenOptions::new()
+            .create_new(true)
+            .append(true)
+            .mode(0o600)
+            .open(&self.path)?;
+        if let Some(folder) = self.path.parent().filter(|_| fsync) {
+            File::open(folder)?.sync_all()?;
+        }
+        Ok(file)
+    }
+
     /// `<number>-<begun>.log`
     fn name(&self) -> String {
         format!("{:020}-{:013}.{ENDING}", self.number, self.begun)
@@ -251,24 +279,42 @@ pub(super) fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-fn remember(file: &File, position: Position) -> io::Result<()> {
-    let mut bytes = [0; 20];
-    let (numbers, sum) = bytes.split_at_mut(16);
-    let (segment, offset) = numbers.split_at_mut(8);
-    segment.copy_from_slice(&position.segment.to_le_bytes());
-    offset.copy_from_slice(&position.offset.to_le_bytes());
-    sum.copy_from_slice(&crc32fast::hash(numbers).to_le_bytes());
-    file.write_all_at(&bytes, 0)
-}
+/// How far all is read, in a file of its own: segment, offset and a checksum, little-endian.
+#[derive(Debug)]
+pub(super) struct Memory(File);
 
-/// What was remembered; `None` where nothing was, or not whole: then all that is there is read again, which does no harm.
-fn remembered(file: &File) -> Option<Position> {
-    let mut bytes = [0; 20];
-    file.read_exact_at(&mut bytes, 0).ok()?;
-    let (numbers, sum) = bytes.split_at(16);
-    let (segment, offset) = numbers.split_first_chunk::<8>()?;
-    (crc32fast::hash(numbers).to_le_bytes() == sum).then_some(Position {
-        segment: u64::from_le_bytes(*segment),
-        offset: u64::from_le_bytes(offset.try_into().ok()?),
-    })
+impl Memory {
+    /// That of a folder.
+    pub(super) fn open(folder: &Path) -> io::Result<Self> {
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .mode(0o600)
+            .open(folder.join(POSITION))?;
+        Ok(Self(file))
+    }
+
+    pub(super) fn remember(&self, position: Position) -> io::Result<()> {
+        let mut bytes = [0; 20];
+        let (numbers, sum) = bytes.split_at_mut(16);
+        let (segment, offset) = numbers.split_at_mut(8);
+        segment.copy_from_slice(&position.segment.to_le_bytes());
+        offset.copy_from_slice(&position.offset.to_le_bytes());
+        sum.copy_from_slice(&crc32fast::hash(numbers).to_le_bytes());
+        self.0.write_all_at(&bytes, 0)
+    }
+
+    /// What was remembered; `None` where nothing was, or not whole: then all that is there is read again, which does no harm.
+    pub(super) fn remembered(&self) -> Option<Position> {
+        let mut bytes = [0; 20];
+        self.0.read_exact_at(&mut bytes, 0).ok()?;
+        let (numbers, sum) = bytes.split_at(16);
+        let (segment, offset) = numbers.split_first_chunk::<8>()?;
+        (crc32fast::hash(numbers).to_le_bytes() == sum).then_some(Position {
+            segment: u64::from_le_bytes(*segment),
+            offset: u64::from_le_bytes(offset.try_into().ok()?),
+        })
+    }
 }

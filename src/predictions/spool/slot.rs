@@ -1,5 +1,6 @@
 //! Whose folder a spool lies in: several gateways may have the same working folder, and each needs a place of its own. A place
-//! is a numbered folder, and belongs to the process that has its lock, which goes when the process does.
+//! is a numbered folder, and belongs to the process that has its lock, which goes when the process does. It stays when it is empty:
+//! another process may be about to take it.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
@@ -42,11 +43,6 @@ impl Slot {
             }
         }
         Ok(found)
-    }
-
-    /// Gives a place up that holds nothing any more.
-    pub(super) fn remove(self) -> io::Result<()> {
-        std::fs::remove_dir_all(&self.folder)
     }
 
     fn lock(folder: PathBuf) -> io::Result<Option<Self>> {

@@ -175,7 +175,96 @@ async fn gateways_that_share_a_folder_have_a_place_each() {
     found.sort();
     assert_eq!(texts(&found), ["one", "two"]);
     assert_eq!(texts(&rest(&three)), ["three"]);
-    assert!(!root.path().join("1").exists(), "an empty place is gone");
+    let left = std::fs::read_dir(root.path().join("1")).expect("a place");
+    let left = left.filter(|file| file.as_ref().expect("a file").file_name() != "lock");
+    let left: Vec<_> = left.map(|file| file.expect("a file").file_name()).collect();
+    assert_eq!(left, ["position"], "what was in it was taken over");
+    let again = open(root.path());
+    assert!(put(&again, b"four").await);
+    assert_eq!(texts(&rest(&again)), ["four"], "the place serves again");
+}
+
+#[tokio::test]
+async fn a_takeover_that_is_cut_short_loses_nothing() {
+    let root = tempfile::tempdir().expect("a folder");
+    let (one, two) = (open(root.path()), open(root.path()));
+    for record in ["one", "two"] {
+        assert!(put(&one, record.as_bytes()).await);
+    }
+    assert!(put(&two, b"three").await);
+    let first = one.read(1).expect("records");
+    one.advance(first.end.expect("an end")).expect("remembered");
+    drop((one, two));
+    let (own, away) = (root.path().join("0"), root.path().join("away"));
+    let memory = Memory::open(&own).expect("a memory");
+    let read = memory.remembered().expect("a position");
+    let mut segments = Segments::open(&own, read).expect("segments");
+    std::fs::rename(&own, &away).expect("moved");
+    let adopted = segments.adopt(&root.path().join("1"), 1);
+    assert!(adopted.is_err(), "its files are not where they were");
+    std::fs::rename(&away, &own).expect("moved");
+    let mut found = rest(&open(root.path()));
+    found.sort();
+    // One was read already, and is read again: the store has it once.
+    assert_eq!(texts(&found), ["one", "three", "two"]);
+}
+
+#[tokio::test]
+async fn what_is_taken_over_is_not_shed_for_what_comes() {
+    let root = tempfile::tempdir().expect("a folder");
+    let settings = SpoolSettings {
+        max_bytes: 1 << 20,
+        fsync: false,
+    };
+    let open = || Spool::open(root.path(), settings, Arc::new(SystemClock)).expect("a spool");
+    let (one, two) = (open(), open());
+    let record = [7; 1000];
+    for _ in 0..900 {
+        assert!(put(&one, &record).await && put(&two, &record).await);
+    }
+    drop((one, two));
+    let next = open();
+    for _ in 0..100 {
+        assert!(put(&next, &record).await);
+    }
+    let shed = || next.counts().shed.load(Ordering::Relaxed);
+    assert_eq!((rest(&next).len(), shed()), (1900, 0));
+    let some = next.read(1500).expect("records");
+    next.advance(some.end.expect("an end")).expect("remembered");
+    for _ in 0..900 {
+        assert!(put(&next, &record).await);
+    }
+    assert!(shed() > 0, "what was taken over is read: its room is gone");
+    assert!(next.waiting() <= 1 << 20);
+}
+
+#[test]
+fn a_segment_in_which_nothing_could_be_written_is_given_back() {
+    let root = tempfile::tempdir().expect("a folder");
+    let mut segments = Segments::open(root.path(), Position::default()).expect("segments");
+    let segment = segments.next(1);
+    segments.begin(segment);
+    let empty = segments.close().expect("the empty one");
+    assert_eq!(empty.number, 1);
+    assert!(segments.rest().is_empty() && segments.close().is_none());
+    let segment = segments.next(2);
+    assert_eq!(segment.number, 2);
+    segments.begin(segment);
+    segments.grow(10);
+    assert!(segments.close().is_none(), "there is something in it");
+    assert_eq!(segments.rest().len(), 1);
+}
+
+#[test]
+fn a_number_that_was_read_for_good_is_not_given_again() {
+    let root = tempfile::tempdir().expect("a folder");
+    let read = Position {
+        segment: 7,
+        offset: 3,
+    };
+    std::fs::write(root.path().join("00000000000000000002-1.log"), "x").expect("a segment");
+    let mut segments = Segments::open(root.path(), read).expect("segments");
+    assert_eq!(segments.next(1).number, 8);
 }
 
 #[tokio::test]
@@ -314,4 +403,28 @@ async fn many_hand_over_at_once_and_none_is_missing() {
         assert_eq!(of_it.collect::<Vec<_>>(), wanted, "in order");
     }
     assert_eq!(found.len(), 1600);
+}
+
+#[tokio::test]
+async fn what_is_taken_over_may_be_as_new_as_the_takeover() {
+    let root = tempfile::tempdir().expect("a folder");
+    let at = |millis| {
+        let at = chrono::DateTime::from_timestamp_millis(millis).expect("a time");
+        let clock = crate::domain::clock::ManualClock::at(at);
+        Spool::open(root.path(), SETTINGS, Arc::new(clock)).expect("a spool")
+    };
+    let (one, two) = (at(1000), at(2000));
+    assert!(put(&one, b"one").await && put(&two, b"two").await);
+    // Written after the other's segment was begun, and lies in front of it.
+    assert!(put(&one, b"three").await);
+    drop((one, two));
+    let spool = at(3000);
+    let mut begun = Vec::new();
+    let looked = spool.look_back(|_, at| {
+        begun.push(at);
+        false
+    });
+    looked.expect("looked");
+    assert_eq!(begun, [3000, 3000]);
+    assert_eq!(texts(&rest(&spool)), ["one", "three", "two"]);
 }

@@ -1,7 +1,7 @@
 //! The prediction log in the database: written many rows at once, read from the newest down.
 
 use async_trait::async_trait;
-use chrono::{DateTime, NaiveDate, Utc};
+use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
 use sqlx::{Postgres, QueryBuilder, Sqlite, query, query_as};
 use trait_gen::trait_gen;
 use uuid::Uuid;
@@ -165,15 +165,22 @@ impl PredictionStore for SqlStore<Db> {
         .await
     }
 
-    async fn erase_predictions(&self, tenant: TenantId) -> Result<u64, StoreError> {
+    async fn erase_predictions(
+        &self,
+        tenant: TenantId,
+        until: DateTime<Utc>,
+    ) -> Result<u64, StoreError> {
         self.within(async {
             let mut tx = self.writers.begin_with(Db::WRITE).await?;
             let erased = query(
                 "DELETE FROM predictions WHERE (day, request_id, \"index\") IN \
                  (SELECT day, request_id, \"index\" FROM predictions WHERE tenant_id = $1 \
-                 AND at <= (SELECT at FROM purges WHERE tenant_id = $1) LIMIT $2)",
+                 AND day <= $2 AND at <= $3 LIMIT $4)",
             )
             .bind(tenant.0)
+            // The day by itself lets PostgreSQL leave out partitions.
+            .bind(until.date_naive())
+            .bind(until)
             .bind(ERASED_AT_ONCE)
             .execute(&mut *tx)
             .await?;
@@ -191,10 +198,15 @@ impl PredictionStore for SqlStore<Db> {
         self.within(async {
             let ahead = today.iter_days().take(crate::store::partitions::AHEAD);
             self.make_days(ahead).await?;
-            match oldest {
-                Some(oldest) => self.drop_days(oldest).await,
-                None => Ok(false),
-            }
+            let Some(oldest) = oldest else {
+                return Ok(false);
+            };
+            // The writer leaves out what is older, wherever it comes from.
+            query("DELETE FROM purges WHERE at < $1")
+                .bind(oldest.and_time(NaiveTime::MIN).and_utc())
+                .execute(&self.writers)
+                .await?;
+            self.drop_days(oldest).await
         })
         .await
     }

@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 
 use crate::fixture::database::TestDatabase;
 use crate::fixture::gateway::TestGateway;
-use crate::fixture::{read, root};
+use crate::fixture::store::TestStore;
+use crate::fixture::{data, read, root};
 
 pub(super) fn seven() -> Vec<u8> {
     read(root().join("model-store/digits/samples/7_a.png"))
@@ -61,6 +62,7 @@ contract![
     an_answer_is_a_row_with_all_that_is_known,
     what_is_refused_is_a_row_with_its_code,
     every_picture_of_a_batch_is_a_row,
+    what_a_model_has_no_scores_for_is_a_failure_and_a_row,
     who_is_not_let_in_leaves_no_row,
 ];
 
@@ -168,6 +170,33 @@ async fn what_is_refused_is_a_row_with_its_code(database: &TestDatabase) {
         );
         assert_eq!(row["width"].is_number(), code == "image_too_large", "{row}");
     }
+}
+
+async fn what_a_model_has_no_scores_for_is_a_failure_and_a_row(database: &TestDatabase) {
+    let models = TestStore::empty().with(&data("odd/nan-when-bright"), "odd");
+    let url = format!("store.url={}", database.url);
+    let gateway = TestGateway::start(models.path(), &[&url]).await;
+    let ask = async |name: &str| {
+        let picture = read(data(&format!("images/{name}")));
+        gateway
+            .raw("/v1/models/odd/classify", "image/png", picture)
+            .await
+    };
+    ask("blue.png").await.assert_ok();
+    for _ in 0..2 {
+        // Nor is it kept for the next one.
+        ask("red.png").await.assert_problem(500, "internal");
+    }
+    let rows = rows(&gateway, 3).await;
+    for row in &rows[..2] {
+        assert_eq!(
+            (&row["status"], &row["code"]),
+            (&json!(500), &json!("internal")),
+            "{row}"
+        );
+        assert_eq!(row["cached"], false, "{row}");
+    }
+    assert_eq!(rows[2]["status"], 200);
 }
 
 async fn every_picture_of_a_batch_is_a_row(database: &TestDatabase) {

@@ -314,13 +314,16 @@ async fn a_deleted_tenants_predictions_stay_away(database: &TestDatabase) {
     assert_eq!(store.purges().await, Ok(vec![(gone, until)]));
     let mut erased = 0;
     loop {
-        match store.erase_predictions(gone).await.expect("erased") {
+        match store.erase_predictions(gone, until).await.expect("erased") {
             0 => break,
             some => erased += some,
         }
     }
     assert_eq!(erased, 5999);
-    assert_eq!(store.erase_predictions(others.asked.tenant).await, Ok(0));
+    assert_eq!(
+        store.erase_predictions(others.asked.tenant, at(-1)).await,
+        Ok(0)
+    );
     // What a spool still held.
     assert_eq!(store.add_predictions(&many[5990..]).await, Ok(0));
     let left = all(&*store, &PredictionFilter::default()).await;
@@ -355,7 +358,13 @@ async fn who_adds_while_they_are_deleted_adds_none(database: &TestDatabase) {
         .purge_predictions(tenant, at(1_000_000), &note())
         .await;
     named.expect("named");
-    while store.erase_predictions(tenant).await.expect("erased") > 0 {}
+    let until = at(1_000_000);
+    while store
+        .erase_predictions(tenant, until)
+        .await
+        .expect("erased")
+        > 0
+    {}
     let left = all(&*store, &PredictionFilter::default()).await;
     assert!(left.is_empty(), "{} came after the deletion", left.len());
     adding.join_all().await;
@@ -384,10 +393,23 @@ async fn old_days_go_and_new_ones_have_room(database: &TestDatabase) {
         assert_eq!(store.add_predictions(&many).await, Ok(3000), "{days}");
     }
     let oldest = today - Days::new(1);
+    // What was deleted reaches as far as a day that goes, and into one that stays.
+    let (gone, stays) = (TenantId(Uuid::from_u128(8)), TenantId(Uuid::from_u128(9)));
+    let midnight = oldest.and_time(chrono::NaiveTime::MIN).and_utc();
+    for (tenant, until) in [
+        (gone, midnight - TimeDelta::milliseconds(1)),
+        (stays, midnight),
+    ] {
+        store
+            .purge_predictions(tenant, until, &note())
+            .await
+            .expect("named");
+    }
     let mut rounds = 1;
     while store.turn_days(today, Some(oldest)).await.expect("turned") {
         rounds += 1;
     }
+    assert_eq!(store.purges().await, Ok(vec![(stays, midnight)]));
     // PostgreSQL drops whole days; SQLite deletes 5000 rows at a time.
     assert_eq!(rounds, if database.is_sqlite() { 2 } else { 1 });
     for (number, days) in (0..).zip(days) {
@@ -422,13 +444,20 @@ async fn many_rows_go_in_at_once(database: &TestDatabase) {
         // PostgreSQL keeps no NUL in a text: none of the rows is written, and the next ones are.
         let mut poisoned = prediction(at(0), 2);
         poisoned.asked.client_request_id = Some("a\0b".to_owned());
-        let refused = store
-            .add_predictions(&[prediction(at(0), 3), poisoned])
-            .await;
-        assert!(
-            matches!(refused, Err(StoreError::Invalid(_))),
-            "{refused:?}"
-        );
+        // Nor has its index room for a long one that does not compress.
+        let mut long = prediction(at(0), 2);
+        let text: String = (0..500).map(|_| Uuid::now_v7().to_string()).collect();
+        if let Some(answer) = &mut long.answer {
+            answer.class = text;
+        }
+        assert!(long.answer.is_some());
+        for bad in [poisoned, long] {
+            let refused = store.add_predictions(&[prediction(at(0), 3), bad]).await;
+            assert!(
+                matches!(refused, Err(StoreError::Invalid(_))),
+                "{refused:?}"
+            );
+        }
         assert_eq!(store.add_predictions(&[prediction(at(0), 3)]).await, Ok(1));
     }
 }
