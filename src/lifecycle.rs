@@ -117,8 +117,9 @@ fn begin(
     let retention = Retention::new(Arc::clone(&store), Arc::clone(&clock), days);
     tasks.spawn(retention.run(stop.clone()));
     if let Some(archive) = predictions.archive() {
-        let (archive, stop) = (Arc::clone(archive), stop.clone());
-        tasks.spawn(async move { archive.run(stop).await });
+        let (archive, store) = (Arc::clone(archive), Arc::clone(&store));
+        let stop = stop.clone();
+        tasks.spawn(async move { archive.run(store, stop).await });
     }
     if let Some(log) = predictions.log() {
         let writer = PredictionWriter::new(Arc::clone(log), store, clock, days);

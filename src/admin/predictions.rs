@@ -79,7 +79,7 @@ impl Admin {
         self.to_the_end(async move {
             predictions.purge(tenant, now, &entry).await?;
             if let Some(archive) = predictions.archive() {
-                archive.forget(tenant).await?;
+                archive.forget(tenant, now).await?;
             }
             Ok(())
         })

@@ -117,7 +117,7 @@ impl Recorder {
             Ok(answer) => {
                 prediction.answer = Some(answered(answer));
                 if let Some((archive, (bytes, _held))) = self.archive.as_ref().zip(picture) {
-                    archive.offer(prediction.asked.tenant, digest, bytes);
+                    archive.offer(prediction.asked.tenant, digest, bytes, prediction.at());
                 }
                 prediction.cached = answer.cache.is_hit();
                 prediction.timings = Spent {

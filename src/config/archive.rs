@@ -16,7 +16,7 @@ pub struct ArchiveConfig {
     pub sample: f64,
     /// Bytes of a picture that is kept at most.
     pub max_image_bytes: u64,
-    /// Bytes of pictures that wait to be kept at most.
+    /// Bytes of pictures that wait to be kept at most; each counts 512 more than it has.
     pub max_waiting_bytes: u64,
     /// How long a picture is kept after it was last seen; 0 is for ever.
     pub retention: Seconds,

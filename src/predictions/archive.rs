@@ -1,7 +1,8 @@
 //! The archive of pictures: kept beside the log, once for each tenant and digest, never on the request path.
 //!
 //! Classify hands pictures over with [`Archive::offer`], which neither waits nor fails; [`Archive::run`] puts them where the
-//! settings say. While that place is away, pictures wait up to a bound, and what comes over it is counted and shouted.
+//! settings say. While that place is away, pictures wait up to a bound, and what comes over it is counted and shouted. What
+//! operators have deleted, on whatever replica, is heeded there too.
 
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,9 +20,11 @@ use crate::config::{ArchiveConfig, Environment};
 use crate::domain::clock::Clock;
 use crate::domain::ids::Digest;
 use crate::domain::tenant::TenantId;
+use crate::store::Store;
 use place::Place;
 use waiting::{Fate, Picture, Taken, Waiting};
 
+mod heeding;
 mod lately;
 mod place;
 mod waiting;
@@ -63,7 +66,7 @@ pub struct ArchiveStatus {
     pub dropped_failed: u64,
     /// Pictures that wait now.
     pub waiting: usize,
-    /// Their bytes.
+    /// Their bytes, and some more for each, as the bound has it.
     pub waiting_bytes: u64,
     /// Since when the place takes nothing; `None` where it does.
     pub away_since: Option<DateTime<Utc>>,
@@ -155,16 +158,17 @@ impl Archive {
         }))
     }
 
-    /// Hands a picture over. Never waits and never fails: a picture that cannot be kept is counted.
-    pub fn offer(&self, tenant: TenantId, digest: Digest, bytes: Bytes) {
+    /// Hands a picture over that was asked for at this time. Never waits and never fails: a picture that cannot be kept is
+    /// counted.
+    pub fn offer(&self, tenant: TenantId, digest: Digest, bytes: Bytes, asked: DateTime<Utc>) {
         if !is_picked(&digest, self.sample) {
             return;
         }
         let today = self.clock.now().date_naive();
-        let taken = self.waiting().offer((tenant, digest), bytes, today);
+        let taken = self.waiting().offer((tenant, digest), asked, bytes, today);
         match taken {
             Taken::Waits => self.more.notify_one(),
-            Taken::Known | Taken::TooLarge => {}
+            Taken::Known | Taken::TooLarge | Taken::Purged => {}
             Taken::Full => self.shout(),
         }
     }
@@ -185,26 +189,36 @@ impl Archive {
         }
     }
 
-    /// Deletes all pictures of a tenant, those that wait here included; what is offered from now on is kept again. Gives how
-    /// many were deleted. May be called again and on every replica: what waits on another one goes there.
+    /// Deletes all pictures of a tenant, those that wait here included; what is asked for after `until` and offered from now
+    /// on is kept again. Gives how many were deleted. May be called again and on every replica; what another one has in hand
+    /// goes there, as [`Self::run`] heeds what is deleted.
     ///
     /// # Errors
     /// When its place cannot be reached: some pictures may be left.
-    pub async fn forget(&self, tenant: TenantId) -> Result<u64, ArchiveError> {
-        let dropped = self.waiting().forget(tenant);
+    pub async fn forget(
+        &self,
+        tenant: TenantId,
+        until: DateTime<Utc>,
+    ) -> Result<u64, ArchiveError> {
+        self.waiting().purge(tenant, until);
+        let dropped = self.waiting().forget(tenant, DateTime::<Utc>::MAX_UTC);
+        self.none_is_under_way(tenant).await;
+        let deleted = self.place.forget(tenant).await?;
+        self.waiting().purged(tenant, until);
+        Ok(dropped + deleted)
+    }
+
+    /// Waits until nothing is under way that its tenant has had deleted.
+    async fn none_is_under_way(&self, tenant: TenantId) {
         loop {
             let done = self.done.notified();
             let mut done = pin!(done);
             done.as_mut().enable();
             if !self.waiting().is_forgetting(tenant) {
-                break;
+                return;
             }
             done.await;
         }
-        let deleted = self.place.forget(tenant).await;
-        // What was put before it was deleted is there no more.
-        self.waiting().forget_lately(tenant);
-        Ok(dropped + deleted?)
     }
 
     /// Deletes pictures that were put before this time. Gives how many.
@@ -221,9 +235,16 @@ impl Archive {
         self.waiting().status()
     }
 
-    /// Puts what is offered and sweeps what is too old, until `stop`; then what still waits has a moment to be put.
-    pub async fn run(&self, stop: CancellationToken) {
-        tokio::join!(self.put_all(&stop), self.sweep_all(&stop));
+    /// Puts what is offered, sweeps what is too old and heeds the deletions that `store` knows of, until `stop`; then what
+    /// still waits has a moment to be put.
+    pub async fn run(&self, store: Arc<dyn Store>, stop: CancellationToken) {
+        let put = CancellationToken::new();
+        let puts = async {
+            self.put_all(&stop).await;
+            put.cancel();
+        };
+        // Deletions are heeded for as long as pictures are put.
+        tokio::join!(puts, self.sweep_all(&stop), self.heed_all(&*store, &put));
     }
 
     async fn put_all(&self, stop: &CancellationToken) {
@@ -263,6 +284,8 @@ impl Archive {
         }
         drop(puts);
         let left = self.waiting().give_up();
+        // Nothing is under way any more, and nobody else would say so.
+        self.done.notify_waiters();
         if left > 0 {
             tracing::error!(
                 left,

@@ -1,5 +1,6 @@
 //! Where the archive's pictures lie: a folder or a bucket. The only door to `object_store`.
 
+use std::collections::HashMap;
 use std::fs::DirEntry;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
@@ -127,6 +128,38 @@ impl Place {
         Ok(deleted)
     }
 
+    /// Deletes pictures of a tenant: those that `known` says so of, and of all others those that were put until then. Gives how
+    /// many. (A bucket tells seconds: what was put within the same one goes too, rather than too little.)
+    ///
+    /// # Errors
+    /// When some may be left.
+    pub(super) async fn purge(
+        &self,
+        tenant: TenantId,
+        until: DateTime<Utc>,
+        known: HashMap<Key, bool>,
+    ) -> Result<u64, ArchiveError> {
+        let known: HashMap<Path, bool> = known
+            .into_iter()
+            .map(|(key, goes)| (self.path(&key), goes))
+            .collect();
+        let goes = |object: &ObjectMeta| {
+            let known = known.get(&object.location).copied();
+            known.unwrap_or(object.last_modified <= until)
+        };
+        let of_tenant = self.prefix.child(tenant.to_string());
+        let deleted = self.delete(&of_tenant, goes).await?;
+        if let Some(folder) = self.folder.clone() {
+            let swept = blocking(move || {
+                // Where the folder itself is away, nothing is listed: that is not all gone.
+                std::fs::read_dir(&folder)?;
+                sweep_torn_of(&folder.join(of_tenant.as_ref()), until)
+            });
+            swept.await?;
+        }
+        Ok(deleted)
+    }
+
     /// Deletes pictures that were put before this time; gives how many.
     ///
     /// # Errors
@@ -223,12 +256,22 @@ fn make_folder(folder: &FilePath) -> io::Result<()> {
 /// Deletes files that were begun before this time and never written to their end: no list has them.
 fn sweep_torn(folder: &FilePath, before: DateTime<Utc>) -> io::Result<()> {
     for tenant in std::fs::read_dir(folder)?.flatten() {
-        for first in entries_of(&tenant)? {
-            for file in entries_of(&first)? {
-                let is_torn = file.file_name().to_string_lossy().contains('#');
-                let written = file.metadata().and_then(|file| file.modified());
-                if is_torn && written.is_ok_and(|at| DateTime::<Utc>::from(at) < before) {
-                    std::fs::remove_file(file.path())?;
+        sweep_torn_of(&tenant.path(), before)?;
+    }
+    Ok(())
+}
+
+/// The same in a tenant's folder.
+fn sweep_torn_of(tenant: &FilePath, before: DateTime<Utc>) -> io::Result<()> {
+    for first in entries_of(tenant)? {
+        for file in entries_of(&first.path())? {
+            let is_torn = file.file_name().to_string_lossy().contains('#');
+            let written = file.metadata().and_then(|file| file.modified());
+            if is_torn && written.is_ok_and(|at| DateTime::<Utc>::from(at) < before) {
+                match std::fs::remove_file(file.path()) {
+                    // Somebody else was faster.
+                    Err(error) if error.kind() == ErrorKind::NotFound => {}
+                    removed => removed?,
                 }
             }
         }
@@ -237,8 +280,8 @@ fn sweep_torn(folder: &FilePath, before: DateTime<Utc>) -> io::Result<()> {
 }
 
 /// What is in a folder; nothing, where it is gone or none.
-fn entries_of(folder: &DirEntry) -> io::Result<Vec<DirEntry>> {
-    match std::fs::read_dir(folder.path()) {
+fn entries_of(folder: &FilePath) -> io::Result<Vec<DirEntry>> {
+    match std::fs::read_dir(folder) {
         Ok(entries) => entries.collect(),
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
             Ok(Vec::new())

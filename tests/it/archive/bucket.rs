@@ -7,15 +7,15 @@ use chrono::TimeDelta;
 use lensgate::config::{ArchiveConfig, Environment};
 use lensgate::predictions::ArchiveError;
 
-use super::{A, B, Kept, digest, now, picture};
+use super::{A, B, EACH, Kept, digest, now, picture};
 use crate::fixture::s3::{Bucket, bucket};
 
 #[tokio::test]
 async fn pictures_are_put_found_forgotten_and_swept() {
     let bucket = bucket().await;
     let config = bucket.config();
-    let mut kept = Kept::running(&config, &bucket.environment());
-    let mut beside = Kept::running(&bucket.config(), &bucket.environment());
+    let mut kept = Kept::running(&config, &bucket.environment()).await;
+    let mut beside = Kept::running(&bucket.config(), &bucket.environment()).await;
     for number in 0..30 {
         kept.offer(A, number);
         kept.offer(B, number);
@@ -27,8 +27,8 @@ async fn pictures_are_put_found_forgotten_and_swept() {
     let other = Kept::open(&config, &bucket.environment());
     assert_eq!(other.find(A, 7).await, Some(picture(7)));
     assert_eq!(other.find(A, 30).await, None);
-    assert_eq!(other.archive.forget(A).await.expect("forgotten"), 30);
-    assert_eq!(other.archive.forget(A).await.expect("forgotten"), 0);
+    assert_eq!(other.forget(A).await.expect("forgotten"), 30);
+    assert_eq!(other.forget(A).await.expect("forgotten"), 0);
     assert_eq!(other.find(A, 7).await, None);
     assert_eq!(other.find(B, 7).await, Some(picture(7)));
     let early = now() - TimeDelta::hours(1);
@@ -52,10 +52,10 @@ async fn what_waits_while_the_server_is_away_is_put_when_it_is_back() {
         .expect("a server");
     let config = ArchiveConfig {
         max_image_bytes: 100,
-        max_waiting_bytes: 40 * 10,
+        max_waiting_bytes: 40 * (10 + EACH),
         ..bucket.config()
     };
-    let kept = Kept::running(&config, &bucket.environment());
+    let kept = Kept::running(&config, &bucket.environment()).await;
     kept.offer(A, 10);
     kept.until_stored(1).await;
     bucket.stop();
@@ -68,7 +68,7 @@ async fn what_waits_while_the_server_is_away_is_put_when_it_is_back() {
     let gone = kept.archive.fetch(A, digest(&picture(10))).await;
     assert!(matches!(gone, Err(ArchiveError::Away(_))), "{gone:?}");
     assert_eq!(kept.find(A, 20).await, Some(picture(20)), "it waits here");
-    assert!(kept.archive.forget(B).await.is_err(), "nobody knows");
+    assert!(kept.forget(B).await.is_err(), "nobody knows");
     bucket.start_again();
     let status = kept.until_stored(41).await;
     assert_eq!((status.away_since, status.dropped_failed), (None, 0));
@@ -84,7 +84,7 @@ async fn a_stop_while_the_server_is_away_ends_soon_and_counts_what_is_lost() {
         .await
         .expect("a server");
     bucket.stop();
-    let mut kept = Kept::running(&bucket.config(), &bucket.environment());
+    let mut kept = Kept::running(&bucket.config(), &bucket.environment()).await;
     for number in 0..20 {
         kept.offer(A, number);
     }
@@ -134,10 +134,10 @@ async fn who_is_not_let_in_hears_no_error_but_the_log_and_the_counts_say_so() {
     ] {
         let config = ArchiveConfig {
             max_image_bytes: 100,
-            max_waiting_bytes: 10 * 10,
+            max_waiting_bytes: 10 * (10 + EACH),
             ..config
         };
-        let mut kept = Kept::running(&config, &environment);
+        let mut kept = Kept::running(&config, &environment).await;
         for number in 10..30 {
             kept.offer(A, number);
         }
@@ -145,7 +145,7 @@ async fn who_is_not_let_in_hears_no_error_but_the_log_and_the_counts_say_so() {
         assert_eq!((status.stored, status.dropped_full), (0, 10));
         let trouble = status.trouble.expect("a reason");
         assert!(trouble.contains("refuses"), "{trouble}");
-        assert!(kept.archive.forget(B).await.is_err(), "nobody knows");
+        assert!(kept.forget(B).await.is_err(), "nobody knows");
         kept.stop().await;
         assert_eq!(kept.archive.status().dropped_failed, 10);
     }

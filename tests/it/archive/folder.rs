@@ -11,33 +11,33 @@ use lensgate::config::{ArchiveConfig, Environment, Seconds};
 use lensgate::predictions::{Archive, ArchiveError};
 use tempfile::TempDir;
 
-use super::{A, B, Kept, digest, now, picture};
+use super::{A, B, EACH, Kept, digest, now, picture};
 use crate::fixture::store::tree;
 
-struct Folder(TempDir);
+pub(super) struct Folder(TempDir);
 
 impl Folder {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self(tempfile::tempdir().expect("a folder"))
     }
 
     /// It is not there yet.
-    fn path(&self) -> PathBuf {
+    pub(super) fn path(&self) -> PathBuf {
         self.0.path().join("data/archive")
     }
 
-    fn config(&self) -> ArchiveConfig {
+    pub(super) fn config(&self) -> ArchiveConfig {
         ArchiveConfig {
             images: Some(self.path().display().to_string()),
             ..ArchiveConfig::default()
         }
     }
 
-    fn running(&self) -> Kept {
-        Kept::running(&self.config(), &Environment::default())
+    async fn running(&self) -> Kept {
+        Kept::running(&self.config(), &Environment::default()).await
     }
 
-    fn file(&self, tenant: lensgate::domain::tenant::TenantId, number: u32) -> PathBuf {
+    pub(super) fn file(&self, tenant: lensgate::domain::tenant::TenantId, number: u32) -> PathBuf {
         let digest = digest(&picture(number)).to_string();
         let digits = digest.trim_start_matches("sha256:");
         self.path()
@@ -45,7 +45,7 @@ impl Folder {
     }
 
     /// The files that are there.
-    fn files(&self) -> usize {
+    pub(super) fn files(&self) -> usize {
         let found = tree(&self.path());
         found
             .iter()
@@ -65,7 +65,7 @@ const DAY: Duration = Duration::from_hours(24);
 #[tokio::test]
 async fn a_picture_is_kept_once_for_each_tenant_and_digest() {
     let folder = Folder::new();
-    let mut kept = folder.running();
+    let mut kept = folder.running().await;
     kept.offer(A, 1);
     kept.until_stored(1).await;
     for (tenant, number) in [(A, 1), (A, 1), (A, 2), (B, 1)] {
@@ -99,7 +99,7 @@ async fn a_picture_that_waits_is_found_and_is_put_at_the_end() {
     }
     assert_eq!(kept.find(A, 42).await, Some(picture(42)));
     assert_eq!((kept.archive.status().waiting, folder.files()), (100, 0));
-    kept.run();
+    kept.run().await;
     kept.stop().await;
     assert_eq!((kept.archive.status().stored, folder.files()), (100, 100));
 }
@@ -109,13 +109,13 @@ async fn what_is_not_kept_is_counted() {
     let folder = Folder::new();
     let config = ArchiveConfig {
         max_image_bytes: 10,
-        max_waiting_bytes: 25,
+        max_waiting_bytes: 25 + 3 * EACH,
         ..folder.config()
     };
     let kept = Kept::open(&config, &Environment::default());
     let offer = |content: &'static [u8]| {
         let archive = &kept.archive;
-        archive.offer(A, digest(content), Bytes::from_static(content));
+        archive.offer(A, digest(content), Bytes::from_static(content), now());
     };
     for content in [
         &b"12345678901"[..],
@@ -128,7 +128,8 @@ async fn what_is_not_kept_is_counted() {
     }
     let status = kept.archive.status();
     assert_eq!((status.dropped_too_large, status.dropped_full), (1, 1));
-    assert_eq!((status.waiting, status.waiting_bytes), (3, 25));
+    let bytes = 25 + 3 * EACH;
+    assert_eq!((status.waiting, status.waiting_bytes), (3, bytes));
 }
 
 #[tokio::test]
@@ -156,7 +157,7 @@ async fn every_replica_keeps_the_same_share() {
 #[tokio::test]
 async fn a_picture_that_is_seen_on_a_later_day_is_as_young_as_a_new_one() {
     let folder = Folder::new();
-    let kept = folder.running();
+    let kept = folder.running().await;
     kept.offer(A, 1);
     kept.until_stored(1).await;
     age(&folder.file(A, 1), 2 * DAY);
@@ -171,7 +172,7 @@ async fn a_picture_that_is_seen_on_a_later_day_is_as_young_as_a_new_one() {
 #[tokio::test]
 async fn a_forgotten_tenants_pictures_are_gone_and_others_stay() {
     let folder = Folder::new();
-    let mut kept = folder.running();
+    let mut kept = folder.running().await;
     for number in 0..50 {
         kept.offer(A, number);
         kept.offer(B, number);
@@ -183,10 +184,10 @@ async fn a_forgotten_tenants_pictures_are_gone_and_others_stay() {
     kept.stop().await;
     kept.offer(A, 50);
     kept.offer(B, 50);
-    assert_eq!(kept.archive.forget(A).await.expect("forgotten"), 51);
-    assert_eq!(kept.archive.forget(A).await.expect("forgotten"), 0);
+    assert_eq!(kept.forget(A).await.expect("forgotten"), 51);
+    assert_eq!(kept.forget(A).await.expect("forgotten"), 0);
     assert_eq!(kept.find(A, 50).await, None, "it does not wait any more");
-    kept.run();
+    kept.run().await;
     kept.until_stored(101).await;
     assert!(!folder.path().join(A.to_string()).exists());
     assert_eq!(folder.files(), 51);
@@ -198,7 +199,7 @@ async fn a_forgotten_tenants_pictures_are_gone_and_others_stay() {
 #[tokio::test]
 async fn old_pictures_are_swept_and_what_was_torn_too() {
     let folder = Folder::new();
-    let mut kept = folder.running();
+    let mut kept = folder.running().await;
     // More than are deleted in one go.
     for number in 0..1100 {
         kept.offer(A, number);
@@ -226,7 +227,7 @@ async fn old_pictures_are_swept_and_what_was_torn_too() {
 #[tokio::test]
 async fn the_start_sweeps_what_is_older_than_the_settings_say() {
     let folder = Folder::new();
-    let mut kept = folder.running();
+    let mut kept = folder.running().await;
     kept.offer(A, 1);
     kept.offer(A, 2);
     kept.until_stored(2).await;
@@ -240,12 +241,12 @@ async fn the_start_sweeps_what_is_older_than_the_settings_say() {
         retention: Seconds::parse("7d").expect("a duration"),
         ..folder.config()
     };
-    let mut kept = Kept::running(&for_ever, &Environment::default());
+    let mut kept = Kept::running(&for_ever, &Environment::default()).await;
     kept.offer(A, 3);
     kept.until_stored(1).await;
     kept.stop().await;
     assert!(folder.file(A, 1).exists());
-    let _kept = Kept::running(&week, &Environment::default());
+    let _kept = Kept::running(&week, &Environment::default()).await;
     let since = std::time::Instant::now();
     while folder.file(A, 1).exists() {
         assert!(since.elapsed() < Duration::from_mins(1), "it stays");
@@ -257,7 +258,7 @@ async fn the_start_sweeps_what_is_older_than_the_settings_say() {
 #[tokio::test]
 async fn a_folder_that_was_away_gets_what_waited() {
     let folder = Folder::new();
-    let kept = folder.running();
+    let kept = folder.running().await;
     let (path, aside) = (folder.path(), folder.path().with_extension("aside"));
     fs::rename(&path, &aside).expect("away");
     fs::write(&path, "no folder").expect("a file");
