@@ -16,8 +16,9 @@ use super::observed::is_absence;
 /// The folder of all places.
 pub(super) const FOLDER: &str = ".uploads";
 
-/// How often a place is tried for that a neighbour tidies away in the very moment it is made.
-const ATTEMPTS: usize = 5;
+/// How often a place is tried for that neighbours tidy away in the very moment it is made: each try takes microseconds, and a
+/// few in a row fail where many come and go.
+const ATTEMPTS: usize = 100;
 
 /// A folder that goes away with whoever holds this.
 pub(super) struct Slot {
