@@ -50,6 +50,8 @@ pub struct Outbox {
     deliverer: Deliverer,
     places: Places,
     schedule: Schedule,
+    /// How long an attempt takes at most.
+    attempt: TimeDelta,
     /// How long a delivery is this replica's alone.
     lease: TimeDelta,
     keep_finished: TimeDelta,
@@ -76,14 +78,15 @@ impl Outbox {
         clock: Arc<dyn Clock>,
         config: &CallbacksConfig,
     ) -> Result<Self, CallbackError> {
-        let lease = config.connect_timeout.get() + config.timeout.get() + TO_RECORD;
+        let attempt = config.connect_timeout.get() + config.timeout.get();
         Ok(Self {
             store,
             clock,
             deliverer: Deliverer::new(config)?,
             places: Places::of(config),
             schedule: Schedule::of(config),
-            lease: TimeDelta::from_std(lease).unwrap_or_default(),
+            attempt: TimeDelta::from_std(attempt).unwrap_or_default(),
+            lease: TimeDelta::from_std(attempt + TO_RECORD).unwrap_or_default(),
             keep_finished: TimeDelta::from_std(config.keep_finished.get()).unwrap_or_default(),
             owner: Uuid::now_v7(),
             wake: Notify::new(),
@@ -180,6 +183,10 @@ impl Outbox {
             Err(error) => return Ended::Away(error),
         };
         let (began, at) = (Instant::now(), self.now());
+        if at + self.attempt >= lease.until {
+            // The store took so long that another replica may have it before this attempt ends.
+            return Ended::Next(Some(lease.until));
+        }
         let headers = headers(&what.id.to_string(), at, &what.body, &secrets);
         let sent = self.deliverer.send(&what.url, &headers, what.body.clone());
         let sent = sent.await;

@@ -16,6 +16,8 @@ pub struct JobsConfig {
     pub max_queued_per_tenant: u64,
     /// Bytes of one tenant's pictures that may wait so.
     pub max_queued_bytes_per_tenant: u64,
+    /// Callbacks to one tenant that may wait to arrive; over it no job is taken that would end with another one.
+    pub max_untold_per_tenant: u64,
     /// How long a job is one gateway's alone; it is renewed while that works on it.
     pub lease: Seconds,
     /// How often a job is begun that ends with its gateway each time.
@@ -32,6 +34,7 @@ impl Default for JobsConfig {
             concurrency: 0,
             max_queued_per_tenant: 1000,
             max_queued_bytes_per_tenant: 256 << 20,
+            max_untold_per_tenant: 10_000,
             lease: Seconds::new(30),
             max_attempts: 3,
             give_up_after: Seconds::new(3600),
@@ -49,6 +52,10 @@ impl JobsConfig {
     pub(super) fn validate(&self) -> Result<(), ConfigError> {
         if self.concurrency > 1024 {
             return Err(bad("jobs.concurrency", "must be 1024 at most"));
+        }
+        if self.max_untold_per_tenant > u64::from(u32::MAX) {
+            let most = format!("must be {} at most", u32::MAX);
+            return Err(bad("jobs.max_untold_per_tenant", most));
         }
         if !(1..=1000).contains(&self.max_attempts) {
             return Err(bad("jobs.max_attempts", "must be 1 to 1000"));

@@ -115,7 +115,7 @@ pub enum PictureContent {
 }
 
 impl JobPicture {
-    /// Bytes that are kept until it has a result.
+    /// Bytes of its file, which are kept until it has a result.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         match &self.content {

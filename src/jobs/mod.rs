@@ -135,13 +135,15 @@ pub enum JobError {
     Differs,
     /// The tenant has too much waiting already.
     #[error(
-        "too much waits already: {jobs} requests or {bytes} bytes of pictures are allowed for a tenant"
+        "too much waits already: {jobs} requests, {bytes} bytes of pictures or {callbacks} callbacks are allowed for a tenant"
     )]
     Full {
         /// Jobs that may wait.
         jobs: u64,
         /// Bytes of pictures that may wait.
         bytes: u64,
+        /// Callbacks that may wait to be sent.
+        callbacks: u64,
     },
     /// The tenant is gone.
     #[error("the credentials are not valid any more")]

@@ -24,6 +24,9 @@ const PART_OF_ITS_AGE: i32 = 4;
 const SHORTEST_BACK_OFF: TimeDelta = TimeDelta::milliseconds(500);
 const LONGEST_BACK_OFF: TimeDelta = TimeDelta::seconds(30);
 
+/// A model or version that a job names was there when the job was taken in: another replica sees it within this time.
+const UNTIL_ALL_HAVE_SEEN_IT: TimeDelta = TimeDelta::minutes(1);
+
 /// How often it is looked whether there is memory for a picture.
 const LOOK_FOR_MEMORY: Duration = Duration::from_millis(50);
 
@@ -50,7 +53,7 @@ enum Next {
     End,
     /// The job is tried again then.
     Again(DateTime<Utc>),
-    /// Its pictures are gone, and so is the job.
+    /// Its pictures are gone, and so is the job; or the store does not give them, and whoever takes it next tries again.
     Nothing,
 }
 
@@ -75,8 +78,9 @@ impl Jobs {
         let is_cut = tokio::select! {
             biased;
             () = last.cancelled() => true,
-            () = self.keep_lease(id, lease, since) => false,
+            // What has come to its end needs no lease any more.
             () = run.carry_out() => false,
+            () = self.keep_lease(id, lease, since) => false,
         };
         if is_cut {
             run.give_back(self.parts.clock.now()).await;
@@ -142,7 +146,7 @@ impl<'a> Run<'a> {
             self.caller.comes_again = !self.is_late();
             match self.classify(picture).await {
                 None => return Next::Nothing,
-                Some(Err(error)) if error.passes() && self.caller.comes_again => {
+                Some(Err(error)) if self.may_pass(&error) && self.caller.comes_again => {
                     return Next::Again(self.again_after(&error));
                 }
                 Some(outcome) => self.came_out(place, picture, outcome.map_err(Some)),
@@ -220,13 +224,14 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// The picture's file; `None` where it is gone.
+    /// The picture's file; `None` where it is gone, or cannot be had.
     async fn content(&self, index: u32) -> Option<Bytes> {
         let job = self.taken.job.asked.request_id;
         loop {
             match self.jobs.parts.store.job_picture(job, index).await {
                 Ok(content) => return content.map(Bytes::from),
-                Err(error) => pause(job, &error).await,
+                Err(error) if may_answer_later(job, &error).await => {}
+                Err(_) => return None,
             }
         }
     }
@@ -250,17 +255,29 @@ impl<'a> Run<'a> {
         }
     }
 
+    /// Whether it may be otherwise soon. A replica may not have seen yet what the one that took the job in has seen.
+    fn may_pass(&self, error: &ClassifyError) -> bool {
+        let is_unknown = matches!(
+            error,
+            ClassifyError::ModelNotFound(_) | ClassifyError::VersionNotFound { .. }
+        );
+        error.passes() || (is_unknown && self.age() < UNTIL_ALL_HAVE_SEEN_IT)
+    }
+
+    /// Since it was taken in.
+    fn age(&self) -> TimeDelta {
+        self.jobs.parts.clock.now() - self.taken.job.created_at
+    }
+
     /// Whether it was tried for as long as it may be.
     fn is_late(&self) -> bool {
-        let age = self.jobs.parts.clock.now() - self.taken.job.created_at;
-        age.to_std()
-            .is_ok_and(|age| age >= self.jobs.settings.give_up_after.get())
+        let age = self.age().to_std();
+        age.is_ok_and(|age| age >= self.jobs.settings.give_up_after.get())
     }
 
     /// When to try again what failed for a reason that passes: the older the job, the later.
     fn again_after(&self, error: &ClassifyError) -> DateTime<Utc> {
-        let now = self.jobs.parts.clock.now();
-        let age = now - self.taken.job.created_at;
+        let (now, age) = (self.jobs.parts.clock.now(), self.age());
         let asked = error
             .retry_after()
             .and_then(|after| TimeDelta::from_std(after).ok());
@@ -320,7 +337,8 @@ impl<'a> Run<'a> {
                     tracing::info!(job = %id, "a job was deleted before its end");
                     return;
                 }
-                Err(error) => pause(id, &error).await,
+                Err(error) if may_answer_later(id, &error).await => {}
+                Err(_) => return,
             }
         }
         if delivery.is_some() {
@@ -351,12 +369,14 @@ fn arrival(job: &Job, now: DateTime<Utc>) -> Instant {
     began.checked_sub(age).unwrap_or(began)
 }
 
-/// The store did not do a call that must be done.
-async fn pause(job: Uuid, error: &StoreError) {
-    if matches!(error, StoreError::Unavailable(_)) {
-        tracing::debug!(%job, %error, "a job waits for the store");
-    } else {
-        tracing::error!(%job, %error, "a job waits for the store");
+/// Whether a call that the store did not do is to be tried again here, after a pause. Where it fails for good, the job is left
+/// to whoever takes it when its lease ends, so often as a job is begun.
+async fn may_answer_later(job: Uuid, error: &StoreError) -> bool {
+    if !matches!(error, StoreError::Unavailable(_)) {
+        tracing::error!(%job, %error, "the store fails a job: it is left until its lease ends");
+        return false;
     }
+    tracing::debug!(%job, %error, "a job waits for the store");
     tokio::time::sleep(STORE_AGAIN).await;
+    true
 }

@@ -81,6 +81,7 @@ impl Jobs {
         let bounds = JobBounds {
             jobs: self.settings.max_queued_per_tenant,
             bytes: self.settings.max_queued_bytes_per_tenant,
+            callbacks: self.settings.max_untold_per_tenant,
         };
         let key = submission.key.as_deref().zip(fingerprint.as_ref());
         let new = NewJob {
@@ -103,6 +104,7 @@ impl Jobs {
             Kept::Full => Err(JobError::Full {
                 jobs: bounds.jobs,
                 bytes: bounds.bytes,
+                callbacks: bounds.callbacks,
             }),
         }
     }

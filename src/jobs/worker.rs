@@ -28,10 +28,11 @@ impl Jobs {
         let mut running = JoinSet::new();
         let mut away = None;
         loop {
-            let looked = tokio::select! {
-                () = leaving.cancelled() => break,
-                looked = self.start_due(&mut running, &last) => looked,
-            };
+            // Not cut off when the gateway leaves: a job may be taken and its answer on the way.
+            let looked = self.start_due(&mut running, &leaving, &last).await;
+            if leaving.is_cancelled() {
+                break;
+            }
             let pause = pause_after(looked, &mut away);
             tokio::select! {
                 () = leaving.cancelled() => break,
@@ -43,13 +44,14 @@ impl Jobs {
         self.leave(running, &last).await;
     }
 
-    /// Takes jobs while there are any and places are free.
+    /// Takes jobs while there are any and places are free, until `leaving`.
     async fn start_due(
         self: &Arc<Self>,
         running: &mut JoinSet<()>,
+        leaving: &CancellationToken,
         last: &CancellationToken,
     ) -> Result<(), StoreError> {
-        while running.len() < self.places() {
+        while running.len() < self.places() && !leaving.is_cancelled() {
             let (lease, taken) = (self.lease(), Instant::now());
             let Some(job) = self.parts.store.take_job(lease).await? else {
                 break;

@@ -168,8 +168,8 @@ pub trait CallbackStore: Send + Sync {
     ) -> Result<bool, StoreError>;
     /// Deletes a piece of what was finished before `before`; gives how many, 0 where nothing is left.
     async fn prune_deliveries(&self, before: DateTime<Utc>) -> Result<u64, StoreError>;
-    /// Deletes a piece of a tenant's deliveries of results (`prediction.completed`) made until `until`, sent or not; gives
-    /// how many, 0 where nothing is left.
+    /// Deletes a piece of a tenant's deliveries of results (`prediction.completed`) that were asked for until `until`, however
+    /// late they came, sent or not; gives how many, 0 where nothing is left.
     async fn erase_results(
         &self,
         tenant: TenantId,

@@ -36,13 +36,15 @@ pub struct NewJobKey<'a> {
     pub forgotten: DateTime<Utc>,
 }
 
-/// What a tenant may have of jobs that have not ended.
+/// What a tenant may have of jobs that have not ended, and of results that have not arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct JobBounds {
     /// Jobs.
     pub jobs: u64,
     /// Bytes of pictures.
     pub bytes: u64,
+    /// Callbacks that are still to be sent; matters for a job that ends with one.
+    pub callbacks: u64,
 }
 
 /// What became of a job that was to be kept.
@@ -151,10 +153,10 @@ pub trait JobStore: Send + Sync {
         tenant: TenantId,
     ) -> Result<Option<JobStanding>, StoreError>;
     /// Deletes a piece of a tenant's jobs that were taken in until `until`, however far they have come: who works on one
-    /// writes nothing any more. Gives how many, 0 where nothing is left.
+    /// writes nothing any more; and of the clients' names for them. Gives how many, 0 where nothing is left.
     async fn forget_jobs(&self, tenant: TenantId, until: DateTime<Utc>) -> Result<u64, StoreError>;
     /// Deletes a piece of the jobs that ended before `ended`, and the clients' names that were given before `named`; gives
-    /// how many jobs, 0 where nothing is left.
+    /// how many of both, 0 where nothing is left.
     async fn prune_jobs(
         &self,
         ended: DateTime<Utc>,

@@ -37,11 +37,12 @@ macro_rules! embedded {
 }
 
 /// All migrations, in order.
-const MIGRATIONS: [Embedded; 4] = embedded![
+const MIGRATIONS: [Embedded; 5] = embedded![
     "0001_tenants_keys_and_operators",
     "0002_predictions",
     "0003_callbacks",
     "0004_jobs",
+    "0005_results_and_their_requests",
 ];
 
 impl Embedded {

@@ -94,6 +94,12 @@ impl TenantStore for SqlStore<Db> {
         expected: i64,
         audit: &AuditEntry,
     ) -> Result<(), StoreError> {
+        // What goes with it may be much: piece by piece, so that the change itself is short.
+        let known = TenantStore::find_tenant(self, id).await?;
+        if known.is_some_and(|known| known.version == expected) {
+            while crate::store::JobStore::forget_jobs(self, id, audit.at).await? > 0 {}
+            while self.erase_deliveries(id, None, audit.at).await? > 0 {}
+        }
         self.within(async {
             let mut change = self.change().await?;
             // Before the keys go with their tenant: no key can come between, as every writer waits for this change.

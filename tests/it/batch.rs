@@ -82,6 +82,26 @@ async fn every_picture_gets_its_own_result_or_error_in_order() {
 }
 
 #[tokio::test]
+async fn a_name_of_a_file_has_a_bound() {
+    let store = TestStore::digits();
+    let gateway = TestGateway::start(store.path(), &[]).await;
+    let send = async |name: String| {
+        let request = gateway.post("/v1/models/digits/batch-classify");
+        let form = files(&[(&name, sample("7_a.png"))]);
+        gateway.send(request.multipart(form)).await
+    };
+    let longest = send("n".repeat(1024)).await;
+    let echoed = longest.assert_ok()["results"][0]["filename"].as_str();
+    assert_eq!(echoed.map(str::len), Some(1024));
+    let longer = send("n".repeat(1025)).await;
+    assert!(
+        longer
+            .assert_problem(400, "bad_request")
+            .contains("1025 bytes")
+    );
+}
+
+#[tokio::test]
 async fn a_batch_comes_as_json_too() {
     let store = TestStore::digits();
     let gateway = TestGateway::start(store.path(), &["limits.max_batch_images=3"]).await;

@@ -3,10 +3,14 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use lensgate::domain::job::{Job, JobPicture, PictureContent};
+use lensgate::domain::prediction::Asked;
+use lensgate::store::{JobBounds, Kept, NewJob};
 use reqwest::header::CONTENT_TYPE;
 use reqwest::multipart::{Form, Part};
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use crate::fixture::database::TestDatabase;
 use crate::fixture::gateway::{Answer, TestGateway, client};
@@ -14,6 +18,7 @@ use crate::fixture::postgres::{self};
 use crate::fixture::proxy::{Proxy, Way};
 use crate::fixture::receiver::Receiver;
 use crate::fixture::served::Served;
+use crate::fixture::store::TestStore;
 use crate::fixture::{read, root};
 
 contract![
@@ -24,6 +29,7 @@ contract![
     replicas_do_each_job_once,
     what_is_refused_at_once_is_not_kept,
     a_tenants_deletion_reaches_jobs,
+    a_model_that_a_replica_has_not_seen_yet_is_waited_for,
 ];
 
 fn sample(name: &str) -> Vec<u8> {
@@ -324,6 +330,70 @@ async fn a_tenants_deletion_reaches_jobs(database: &TestDatabase) {
     assert_eq!(deleted.status, StatusCode::NO_CONTENT, "{deleted:?}");
     let gone = gateway.get(&format!("/v1/predictions/{id}")).await;
     gone.assert_problem(404, "prediction_not_found");
+}
+
+/// One replica has taken the job in, another one takes it up before it has seen the model.
+async fn a_model_that_a_replica_has_not_seen_yet_is_waited_for(database: &TestDatabase) {
+    let models = TestStore::empty();
+    let url = format!("store.url={}", database.url);
+    let gateway = TestGateway::start(models.path(), &[&url]).await;
+    let tenant = gateway.tenant("acme").await;
+    let (key, secret) = gateway
+        .key(json!({"name": "own", "tenant_id": tenant}))
+        .await;
+    let job = Job {
+        asked: Asked {
+            request_id: Uuid::now_v7(),
+            tenant: tenant.parse().expect("a tenant"),
+            key: key.parse().expect("a key"),
+            client_request_id: None,
+            trace_id: None,
+        },
+        model: "digits".parse().expect("an id"),
+        terms: json!({"version": "1", "top_k": null, "min_confidence": null, "cache": "allowed"}),
+        callback_url: None,
+        created_at: chrono::Utc::now(),
+    };
+    let new = NewJob {
+        job: &job,
+        pictures: &[JobPicture {
+            index: 0,
+            filename: None,
+            content: PictureContent::Waiting(sample("7_a.png").into()),
+        }],
+        key: None,
+        bounds: JobBounds {
+            jobs: 10,
+            bytes: 1 << 20,
+            callbacks: 10,
+        },
+    };
+    let store = database.store().await;
+    assert_eq!(store.add_job(&new).await, Ok(Kept::New));
+    let path = format!("/v1/predictions/{}", job.asked.request_id);
+    let read = async || {
+        let request = gateway.anonymous(Method::GET, &path).bearer_auth(&secret);
+        gateway.send(request).await.assert_ok().clone()
+    };
+    // Two looks of the worker at least.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let waits = read().await;
+    assert!(
+        waits["status"] == "queued" || waits["status"] == "running",
+        "{waits}"
+    );
+    models.add(&root().join("model-store/digits"), "digits");
+    let deadline = Instant::now() + Duration::from_mins(1);
+    let ended = loop {
+        let read = read().await;
+        if read["status"] != "queued" && read["status"] != "running" {
+            break read;
+        }
+        assert!(Instant::now() < deadline, "{read}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    assert_eq!(ended["status"], "done", "{ended}");
+    assert_eq!(ended["results"][0]["class"], "7");
 }
 
 #[tokio::test(flavor = "multi_thread")]

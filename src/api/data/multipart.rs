@@ -7,6 +7,13 @@ use super::body::{BodyLimits, CountedBody, Received};
 use crate::api::problem::ApiError;
 use crate::domain::error::ErrorKind;
 
+/// Bytes of the longest name of a file: it goes into answers and callbacks.
+const LONGEST_NAME: usize = 1024;
+
+/// Fields that are named where none is a picture, and how much of each name.
+const MOST_NAMED: usize = 10;
+const LONGEST_SHOWN: usize = 100;
+
 /// The pictures of a multipart body, in order. A part over `limits.image` is kept as its error.
 pub(super) async fn read(
     body: CountedBody,
@@ -16,14 +23,14 @@ pub(super) async fn read(
 ) -> Result<Vec<Received>, ApiError> {
     let mut multipart = Multipart::new(body.pieces(), boundary);
     let mut pictures = Vec::new();
-    let mut others = Vec::new();
+    let mut others: Vec<String> = Vec::new();
     while let Some(mut field) = multipart.next_field().await.map_err(refusal)? {
         let name = field.name().unwrap_or_default().to_owned();
         if !fields.contains(&name.as_str()) {
             // Read to its end, so that the next part is found; nothing of it is kept.
             while field.chunk().await.map_err(refusal)?.is_some() {}
-            if others.len() < 10 {
-                others.push(name);
+            if others.len() < MOST_NAMED {
+                others.push(name.chars().take(LONGEST_SHOWN).collect());
             }
             continue;
         }
@@ -31,6 +38,14 @@ pub(super) async fn read(
             return Err(limits.too_many());
         }
         let filename = field.file_name().map(str::to_owned);
+        if let Some(length) = filename.as_ref().map(String::len)
+            && length > LONGEST_NAME
+        {
+            return Err(ApiError::new(
+                ErrorKind::BadRequest,
+                format!("a file's name has {length} bytes; allowed are {LONGEST_NAME}"),
+            ));
+        }
         let bytes = part(&mut field, limits.image).await.map_err(refusal)?;
         pictures.push(Received { filename, bytes });
     }

@@ -27,6 +27,9 @@ const TENANT: &str = "tenant";
 /// Deliveries that one statement deletes, with their attempts.
 const DELETED_AT_ONCE: i64 = 1000;
 
+/// Deliveries that one statement gives up.
+const GIVEN_UP_AT_ONCE: i64 = 1000;
+
 /// What a delivery was told that was given up together with another.
 const GONE: &str = "the receiver has said that it is gone";
 
@@ -66,7 +69,7 @@ impl CallbackStore for SqlStore<Db> {
             .execute(&mut *tx)
             .await?;
             for delivery in deliveries {
-                Self::append_delivery(&mut tx, delivery).await?;
+                Self::append_delivery(&mut tx, delivery, None).await?;
             }
             tx.commit().await?;
             Ok(true)
@@ -368,22 +371,8 @@ impl CallbackStore for SqlStore<Db> {
         tenant: TenantId,
         until: DateTime<Utc>,
     ) -> Result<u64, StoreError> {
-        self.within(async {
-            let mut tx = self.note().await?;
-            let erased = query(
-                "DELETE FROM callback_deliveries WHERE id IN (SELECT id FROM callback_deliveries \
-                 WHERE tenant_id = $1 AND event = $2 AND created_at <= $3 LIMIT $4)",
-            )
-            .bind(tenant.0)
-            .bind(EventKind::PredictionCompleted.as_str())
-            .bind(until)
-            .bind(DELETED_AT_ONCE)
-            .execute(&mut *tx)
-            .await?;
-            tx.commit().await?;
-            Ok(erased.rows_affected())
-        })
-        .await
+        let kind = Some(EventKind::PredictionCompleted);
+        self.erase_deliveries(tenant, kind, until).await
     }
 
     async fn add_callback_secret(
@@ -467,15 +456,16 @@ impl CallbackStore for SqlStore<Db> {
 #[trait_gen(Db -> Postgres, Sqlite)]
 impl SqlStore<Db> {
     /// Puts a delivery into the outbox with whatever else the connection's transaction holds, which has the row of
-    /// `revision`. A tenant that is gone gets none.
+    /// `revision`. A tenant that is gone gets none. `asked_at` is when a result was asked for.
     pub(in crate::store) async fn append_delivery(
         writer: &mut <Db as Database>::Connection,
         delivery: &NewDelivery,
+        asked_at: Option<DateTime<Utc>>,
     ) -> Result<(), StoreError> {
         query(
             "INSERT INTO callback_deliveries (id, tenant_id, event, url, lane, body, state, attempts, \
-             begun_at, next_attempt_at, created_at) \
-             SELECT $1, id, $2, $3, $4, $5, 'pending', 0, $6, $6, $6 FROM tenants WHERE id = $7",
+             begun_at, next_attempt_at, created_at, asked_at) \
+             SELECT $1, id, $2, $3, $4, $5, 'pending', 0, $6, $6, $6, $7 FROM tenants WHERE id = $8",
         )
         .bind(delivery.id)
         .bind(delivery.event.as_str())
@@ -483,6 +473,7 @@ impl SqlStore<Db> {
         .bind(delivery.lane())
         .bind(&delivery.body)
         .bind(delivery.created_at)
+        .bind(asked_at)
         .bind(delivery.tenant.0)
         .execute(writer)
         .await
@@ -490,7 +481,34 @@ impl SqlStore<Db> {
         Ok(())
     }
 
-    /// Gives up all that is pending to the tenant and address of a delivery.
+    /// Deletes a piece of a tenant's deliveries, of one kind or of all, that were asked for until then; gives how many.
+    pub(in crate::store) async fn erase_deliveries(
+        &self,
+        tenant: TenantId,
+        kind: Option<EventKind>,
+        until: DateTime<Utc>,
+    ) -> Result<u64, StoreError> {
+        self.within(async {
+            let mut tx = self.note().await?;
+            let erased = query(
+                "DELETE FROM callback_deliveries WHERE id IN (SELECT id FROM callback_deliveries \
+                 WHERE tenant_id = $1 AND event = COALESCE($2, event) \
+                 AND COALESCE(asked_at, created_at) <= $3 LIMIT $4)",
+            )
+            .bind(tenant.0)
+            .bind(kind.map(EventKind::as_str))
+            .bind(until)
+            .bind(DELETED_AT_ONCE)
+            .execute(&mut *tx)
+            .await?;
+            tx.commit().await?;
+            Ok(erased.rows_affected())
+        })
+        .await
+    }
+
+    /// Gives up what is pending to the tenant and address of a delivery, or a piece of it: the next one that is sent there
+    /// and hears the same gives up the next piece.
     async fn give_up_beside(
         writer: &mut <Db as Database>::Connection,
         id: Uuid,
@@ -498,13 +516,15 @@ impl SqlStore<Db> {
     ) -> Result<(), StoreError> {
         query(
             "UPDATE callback_deliveries SET state = 'dead', next_attempt_at = NULL, owner = NULL, \
-             leased_until = NULL, last_error = $1, finished_at = $2 WHERE state = 'pending' \
+             leased_until = NULL, last_error = $1, finished_at = $2 WHERE state = 'pending' AND id IN \
+             (SELECT id FROM callback_deliveries WHERE state = 'pending' \
              AND tenant_id = (SELECT tenant_id FROM callback_deliveries WHERE id = $3) \
-             AND url = (SELECT url FROM callback_deliveries WHERE id = $3)",
+             AND url = (SELECT url FROM callback_deliveries WHERE id = $3) LIMIT $4)",
         )
         .bind(GONE)
         .bind(now)
         .bind(id)
+        .bind(GIVEN_UP_AT_ONCE)
         .execute(writer)
         .await?;
         Ok(())

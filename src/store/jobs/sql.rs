@@ -25,6 +25,9 @@ const TENANT: &str = "tenant";
 /// Jobs that one statement deletes, with their pictures.
 const DELETED_AT_ONCE: i64 = 100;
 
+/// Clients' names that one statement deletes.
+const NAMES_DELETED_AT_ONCE: i64 = 1000;
+
 #[trait_gen(Db -> Postgres, Sqlite)]
 #[async_trait]
 impl JobStore for SqlStore<Db> {
@@ -168,9 +171,10 @@ impl JobStore for SqlStore<Db> {
     async fn end_job(&self, job: Uuid, lease: Uuid, end: EndedJob<'_>) -> Result<bool, StoreError> {
         self.within(async {
             let mut tx = self.note().await?;
-            let tenant: Option<Uuid> = query_scalar(
+            let ended: Option<(Uuid, DateTime<Utc>)> = query_as(
                 "UPDATE jobs SET state = $1, results = $2, ended_at = $3, due_at = NULL, \
-                 lease = NULL, waiting_bytes = 0 WHERE id = $4 AND lease = $5 RETURNING tenant_id",
+                 lease = NULL, waiting_bytes = 0 WHERE id = $4 AND lease = $5 \
+                 RETURNING tenant_id, created_at",
             )
             .bind(end.state.as_str())
             .bind(text(end.results)?)
@@ -179,7 +183,7 @@ impl JobStore for SqlStore<Db> {
             .bind(lease)
             .fetch_optional(&mut *tx)
             .await?;
-            let Some(tenant) = tenant else {
+            let Some((tenant, asked_at)) = ended else {
                 tx.rollback().await?;
                 return Ok(false);
             };
@@ -188,7 +192,7 @@ impl JobStore for SqlStore<Db> {
                 .execute(&mut *tx)
                 .await?;
             if let Some(delivery) = end.delivery {
-                Self::append_delivery(&mut tx, delivery).await?;
+                Self::append_delivery(&mut tx, delivery, Some(asked_at)).await?;
             }
             Self::end_turn(&mut tx, tenant).await?;
             tx.commit().await?;
@@ -229,14 +233,18 @@ impl JobStore for SqlStore<Db> {
             .bind(DELETED_AT_ONCE)
             .execute(&mut *tx)
             .await?;
-            query("DELETE FROM job_keys WHERE tenant_id = $1 AND at <= $2")
-                .bind(tenant.0)
-                .bind(until)
-                .execute(&mut *tx)
-                .await?;
+            let freed = query(
+                "DELETE FROM job_keys WHERE (tenant_id, key) IN \
+                 (SELECT tenant_id, key FROM job_keys WHERE tenant_id = $1 AND at <= $2 LIMIT $3)",
+            )
+            .bind(tenant.0)
+            .bind(until)
+            .bind(NAMES_DELETED_AT_ONCE)
+            .execute(&mut *tx)
+            .await?;
             Self::end_turn(&mut tx, tenant.0).await?;
             tx.commit().await?;
-            Ok(gone.rows_affected())
+            Ok(gone.rows_affected() + freed.rows_affected())
         })
         .await
     }
@@ -255,12 +263,16 @@ impl JobStore for SqlStore<Db> {
             .bind(DELETED_AT_ONCE)
             .execute(&mut *tx)
             .await?;
-            query("DELETE FROM job_keys WHERE at < $1")
-                .bind(named)
-                .execute(&mut *tx)
-                .await?;
+            let freed = query(
+                "DELETE FROM job_keys WHERE (tenant_id, key) IN \
+                 (SELECT tenant_id, key FROM job_keys WHERE at < $1 LIMIT $2)",
+            )
+            .bind(named)
+            .bind(NAMES_DELETED_AT_ONCE)
+            .execute(&mut *tx)
+            .await?;
             tx.commit().await?;
-            Ok(gone.rows_affected())
+            Ok(gone.rows_affected() + freed.rows_affected())
         })
         .await
     }
@@ -306,15 +318,29 @@ impl SqlStore<Db> {
              WHERE tenant_id = $1 AND due_at IS NOT NULL",
         )
         .bind(new.job.asked.tenant.0)
-        .fetch_one(writer)
+        .fetch_one(&mut *writer)
         .await?;
         let JobBounds {
             jobs: most_jobs,
             bytes: most_bytes,
+            callbacks: most_callbacks,
         } = new.bounds;
         let more = new.pictures.iter().map(JobPicture::bytes).sum::<u64>();
-        Ok(jobs.unsigned_abs() >= most_jobs
-            || bytes.unsigned_abs().saturating_add(more) > most_bytes)
+        let is_full = jobs.unsigned_abs() >= most_jobs
+            || bytes.unsigned_abs().saturating_add(more) > most_bytes;
+        if is_full || new.job.callback_url.is_none() {
+            return Ok(is_full);
+        }
+        // No more than would be too many are counted.
+        let told: i64 = query_scalar(
+            "SELECT COUNT(*) FROM (SELECT 1 FROM callback_deliveries \
+             WHERE tenant_id = $1 AND state = 'pending' LIMIT $2) AS untold",
+        )
+        .bind(new.job.asked.tenant.0)
+        .bind(most_callbacks.cast_signed())
+        .fetch_one(writer)
+        .await?;
+        Ok(told.unsigned_abs() >= most_callbacks)
     }
 
     async fn insert_job(

@@ -29,6 +29,8 @@ contract![
     a_clients_name_is_known_for_its_time,
     the_same_name_at_the_same_time_is_one_job,
     a_tenant_has_its_bounds,
+    so_much_waits_to_be_told,
+    a_result_is_erased_by_when_it_was_asked_for,
     what_is_forgotten_is_not_written_any_more,
     a_tenant_goes_with_its_jobs,
     old_jobs_go,
@@ -38,6 +40,7 @@ const LENGTH: i64 = 30_000_000;
 const UNBOUNDED: JobBounds = JobBounds {
     jobs: u64::MAX,
     bytes: u64::MAX,
+    callbacks: 1 << 32,
 };
 
 async fn with_tenant(database: &TestDatabase) -> (Arc<dyn Store>, Tenant) {
@@ -285,7 +288,11 @@ async fn what_came_out_is_kept_when_a_job_goes_back(database: &TestDatabase) {
     assert_eq!(store.job_picture(id, 0).await, Ok(Some(b"aaaa".to_vec())));
     assert_eq!(store.job_picture(id, 1).await, Ok(None), "it is not needed");
     // What has a result does not count against the tenant any more.
-    let bounds = JobBounds { jobs: 2, bytes: 5 };
+    let bounds = JobBounds {
+        jobs: 2,
+        bytes: 5,
+        ..UNBOUNDED
+    };
     let next = job(&acme, 3);
     let new = NewJob {
         job: &next,
@@ -409,7 +416,11 @@ async fn a_tenant_has_its_bounds(database: &TestDatabase) {
     let (store, acme) = with_tenant(database).await;
     let other = tenant("other");
     store.create_tenant(&other, &note()).await.expect("made");
-    let bounds = JobBounds { jobs: 2, bytes: 10 };
+    let bounds = JobBounds {
+        jobs: 2,
+        bytes: 10,
+        ..UNBOUNDED
+    };
     let add = async |tenant: &Tenant, bytes: &'static [u8]| {
         let job = job(tenant, 1);
         let new = NewJob {
@@ -467,7 +478,7 @@ async fn what_is_forgotten_is_not_written_any_more(database: &TestDatabase) {
             more => gone += more,
         }
     }
-    assert_eq!(gone, 3);
+    assert_eq!(gone, 3 + 1, "jobs, and a name for one");
     for id in [running, done, queued] {
         assert_eq!(store.find_job(id, acme.id).await, Ok(None));
     }
@@ -485,6 +496,88 @@ async fn what_is_forgotten_is_not_written_any_more(database: &TestDatabase) {
     ];
     let left = left.map(|job| job.expect("taken").job.asked.request_id);
     assert_eq!(BTreeSet::from(left), BTreeSet::from([later, theirs]));
+}
+
+/// Ends a job with a callback.
+async fn tell(store: &dyn Store, tenant: &Tenant, job: Uuid, lease: Uuid, micros: i64) -> Uuid {
+    let event = EventKind::PredictionCompleted;
+    let url = "https://example.org";
+    let delivery = NewDelivery::of(event, tenant.id, url, &json!({}), at(micros));
+    let ending = EndedJob {
+        state: JobState::Done,
+        results: &[json!({"class": "7"})],
+        at: at(micros),
+        delivery: Some(&delivery),
+    };
+    assert_eq!(store.end_job(job, lease, ending).await, Ok(true));
+    delivery.id
+}
+
+async fn so_much_waits_to_be_told(database: &TestDatabase) {
+    let (store, acme) = with_tenant(database).await;
+    let bounds = JobBounds {
+        callbacks: 2,
+        ..UNBOUNDED
+    };
+    let add = async |callback_url: Option<String>| {
+        let job = Job {
+            callback_url,
+            ..job(&acme, 1)
+        };
+        let new = NewJob {
+            job: &job,
+            pictures: &[picture(0, b"x")],
+            key: None,
+            bounds,
+        };
+        store.add_job(&new).await.expect("an answer")
+    };
+    let url = || Some("https://example.org".to_owned());
+    let mut told = Vec::new();
+    for number in 0..2 {
+        assert_eq!(add(url()).await, Kept::New);
+        let mine = lease(2 + number);
+        let taken = take(&*store, mine).await.expect("taken");
+        let job = taken.job.asked.request_id;
+        told.push(tell(&*store, &acme, job, mine.id, 5).await);
+    }
+    assert_eq!(add(url()).await, Kept::Full, "two wait to be told");
+    assert_eq!(add(None).await, Kept::New, "nobody is told of it");
+    // One arrives.
+    let lease = lensgate::store::Lease {
+        owner: Uuid::now_v7(),
+        now: at(6),
+        until: at(LENGTH),
+    };
+    let leased = store.lease_deliveries(&told[..1], lease).await;
+    assert_eq!(leased.expect("leased").len(), 1);
+    let attempt = lensgate::domain::callback::Attempt {
+        at: at(7),
+        status: Some(204),
+        error: None,
+        duration_ms: 1,
+    };
+    let after = lensgate::store::AfterAttempt::Delivered;
+    let recorded = store
+        .record_attempt(told[0], lease.owner, &attempt, after)
+        .await;
+    assert_eq!(recorded, Ok(true));
+    assert_eq!(add(url()).await, Kept::New);
+}
+
+async fn a_result_is_erased_by_when_it_was_asked_for(database: &TestDatabase) {
+    let (store, acme) = with_tenant(database).await;
+    let mut told = Vec::new();
+    for asked in [1, 5] {
+        let job = queue(&*store, &acme, asked).await;
+        let mine = lease(asked);
+        take(&*store, mine).await.expect("taken");
+        told.push(tell(&*store, &acme, job, mine.id, 9).await);
+    }
+    assert_eq!(store.erase_results(acme.id, at(4)).await, Ok(1));
+    assert_eq!(store.find_delivery(told[0]).await, Ok(None));
+    let left = store.find_delivery(told[1]).await.expect("an answer");
+    assert!(left.is_some(), "it was asked for later");
 }
 
 async fn a_tenant_goes_with_its_jobs(database: &TestDatabase) {
