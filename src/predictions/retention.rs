@@ -56,14 +56,14 @@ impl Retention {
 
     /// Makes room for the next days, and deletes what is to go.
     async fn turn(&self) -> Result<(), StoreError> {
-        let now = self.clock.now();
-        let oldest = self.kept.map(|kept| (now - kept).date_naive());
-        while self.store.turn_days(now.date_naive(), oldest).await? {}
         // A deletion that a crash cut short goes on here. One that fails does not keep the others from it.
         let mut outcome = Ok(());
         for (tenant, until) in self.store.purges().await? {
             outcome = outcome.and(erase(&*self.store, tenant, until).await);
         }
+        let now = self.clock.now();
+        let oldest = self.kept.map(|kept| (now - kept).date_naive());
+        while self.store.turn_days(now.date_naive(), oldest).await? {}
         outcome
     }
 }

@@ -106,7 +106,7 @@ pub trait PredictionStore: Send + Sync {
         until: DateTime<Utc>,
     ) -> Result<u64, StoreError>;
     /// Makes room for the days from `today` on, and deletes what is older than `oldest`: on PostgreSQL whole days, on SQLite
-    /// a piece; deletions that reach no later day are forgotten. Gives whether there is more to delete.
+    /// a piece; deletions that reached no later day are forgotten more than a year later. Gives whether there is more to delete.
     async fn turn_days(
         &self,
         today: NaiveDate,

@@ -7,7 +7,7 @@ use trait_gen::trait_gen;
 use super::error::refusal;
 use super::rows::{Found, columns, listed};
 use super::sql_store::{Change, Kind, SqlStore};
-use super::{Listing, Page, StoreError, TenantStore};
+use super::{JobStore, Listing, Page, StoreError, TenantStore};
 use crate::domain::operator::AuditEntry;
 use crate::domain::tenant::{Tenant, TenantId};
 
@@ -94,23 +94,13 @@ impl TenantStore for SqlStore<Db> {
         expected: i64,
         audit: &AuditEntry,
     ) -> Result<(), StoreError> {
-        // What goes with it may be much: piece by piece, so that the change itself is short.
-        let known = TenantStore::find_tenant(self, id).await?;
-        if known.is_some_and(|known| known.version == expected) {
-            while crate::store::JobStore::forget_jobs(self, id, audit.at).await? > 0 {}
-            while self.erase_deliveries(id, None, audit.at).await? > 0 {}
+        if self.has_outbox_or_jobs(id).await? {
+            return self.delete_tenant_by_pieces(id, expected, audit).await;
         }
         self.within(async {
             let mut change = self.change().await?;
             // Before the keys go with their tenant: no key can come between, as every writer waits for this change.
-            query(
-                "INSERT INTO tombstones (kind, id, revision) \
-                 SELECT 'key', id, $1 FROM api_keys WHERE tenant_id = $2",
-            )
-            .bind(change.revision)
-            .bind(id.0)
-            .execute(&mut *change.tx)
-            .await?;
+            change.bury_keys_of(id).await?;
             let done = query("DELETE FROM tenants WHERE id = $1 AND version = $2")
                 .bind(id.0)
                 .bind(expected)
@@ -127,7 +117,87 @@ impl TenantStore for SqlStore<Db> {
 }
 
 #[trait_gen(Db -> Postgres, Sqlite)]
+impl SqlStore<Db> {
+    /// Whether there is something that would go with a tenant and may be much.
+    async fn has_outbox_or_jobs(&self, id: TenantId) -> Result<bool, StoreError> {
+        self.within(async {
+            let found = query_scalar(
+                "SELECT EXISTS (SELECT 1 FROM callback_deliveries WHERE tenant_id = $1) \
+                 OR EXISTS (SELECT 1 FROM jobs WHERE tenant_id = $1)",
+            )
+            .bind(id.0)
+            .fetch_one(&self.readers)
+            .await?;
+            Ok(found)
+        })
+        .await
+    }
+
+    /// Deletes a tenant with what goes with it piece by piece, so that no change is long. It is decided by the first change,
+    /// which is audited and takes the keys: who finds the tenant after a crash deletes it again.
+    async fn delete_tenant_by_pieces(
+        &self,
+        id: TenantId,
+        expected: i64,
+        audit: &AuditEntry,
+    ) -> Result<(), StoreError> {
+        self.within(async {
+            let mut change = self.change().await?;
+            let barred = query(
+                "UPDATE tenants SET version = version + 1, revision = $1 \
+                 WHERE id = $2 AND version = $3",
+            )
+            .bind(change.revision)
+            .bind(id.0)
+            .bind(expected)
+            .execute(&mut *change.tx)
+            .await?;
+            if barred.rows_affected() == 0 {
+                return Err(change.why_no_tenant(id).await?);
+            }
+            change.bury_keys_of(id).await?;
+            query("DELETE FROM api_keys WHERE tenant_id = $1")
+                .bind(id.0)
+                .execute(&mut *change.tx)
+                .await?;
+            change.commit(audit).await
+        })
+        .await?;
+        while JobStore::forget_jobs(self, id, audit.at).await? > 0 {}
+        while self.erase_deliveries(id, None, audit.at).await? > 0 {}
+        self.within(async {
+            let mut change = self.change().await?;
+            change.bury_keys_of(id).await?;
+            let done = query("DELETE FROM tenants WHERE id = $1")
+                .bind(id.0)
+                .execute(&mut *change.tx)
+                .await?;
+            if done.rows_affected() == 0 {
+                // Somebody else deleted it at the same time.
+                return change.abandon().await;
+            }
+            change.bury(Kind::Tenant, id.0).await?;
+            Ok(change.tx.commit().await?)
+        })
+        .await
+    }
+}
+
+#[trait_gen(Db -> Postgres, Sqlite)]
 impl Change<Db> {
+    /// Remembers that a tenant's keys are gone, before they are.
+    async fn bury_keys_of(&mut self, tenant: TenantId) -> Result<(), StoreError> {
+        query(
+            "INSERT INTO tombstones (kind, id, revision) \
+             SELECT 'key', id, $1 FROM api_keys WHERE tenant_id = $2",
+        )
+        .bind(self.revision)
+        .bind(tenant.0)
+        .execute(&mut *self.tx)
+        .await?;
+        Ok(())
+    }
+
     /// Adds a tenant.
     pub(super) async fn add_tenant(&mut self, tenant: &Tenant) -> Result<(), StoreError> {
         query(

@@ -296,7 +296,10 @@ impl Waiting {
         let left = self.keys.len();
         self.keys.clear();
         self.queue.clear();
-        self.under_way.clear();
+        // The place may have taken them all the same.
+        for (key, _) in std::mem::take(&mut self.under_way) {
+            self.doubt(key);
+        }
         self.status.waiting_bytes = 0;
         self.status.dropped_failed += u64::try_from(left).unwrap_or(u64::MAX);
         left

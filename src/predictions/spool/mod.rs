@@ -152,6 +152,7 @@ impl Spool {
                 memory.remember(read)?;
             }
         }
+        segments.make_room(settings.max_bytes);
         let shared = Arc::new(Shared {
             settings,
             queue: Mutex::default(),
@@ -209,8 +210,11 @@ impl Spool {
         let rest = held(&self.shared.segments).rest();
         let begin = rest.first().map(Rest::position);
         for rest in rest {
-            // One that is gone was deleted for want of room.
-            let bytes = piece(&rest, PIECE)?.unwrap_or_default();
+            let Some(bytes) = piece(&rest, PIECE)? else {
+                // It was deleted for want of room.
+                batched.end = Some(rest.end());
+                continue;
+            };
             let mut frames = Frames::of(&bytes);
             while batched.records.len() < most {
                 match frames.next() {

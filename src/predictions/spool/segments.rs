@@ -43,6 +43,14 @@ pub(super) struct Rest {
 }
 
 impl Rest {
+    /// Where it ends.
+    pub(super) fn end(&self) -> Position {
+        Position {
+            segment: self.segment.number,
+            offset: self.segment.length,
+        }
+    }
+
     /// Where it begins.
     pub(super) fn position(&self) -> Position {
         Position {
@@ -61,8 +69,8 @@ pub(super) struct Segments {
     is_open: bool,
     read: Position,
     next: u64,
-    /// Bytes that other processes left, for which there is room beside what this one may have until they are read.
-    adopted: u64,
+    /// Bytes that other processes left beyond what this one may have: there is room for them until they are read.
+    beyond: u64,
 }
 
 /// What is to be done with the files once all up to a position is read for good.
@@ -89,7 +97,7 @@ impl Segments {
             list,
             is_open: false,
             read: remembered,
-            adopted: 0,
+            beyond: 0,
         })
     }
 
@@ -101,7 +109,6 @@ impl Segments {
         if others.is_empty() {
             return Ok(None);
         }
-        self.adopted += others.iter().map(|other| other.length).sum::<u64>();
         self.list.extend(others);
         self.list.make_contiguous().sort_by_key(|one| one.begun);
         let read = Position {
@@ -115,8 +122,19 @@ impl Segments {
             segment.path = path;
             self.next += 1;
         }
+        // The names are on the disk before the position that only fits them.
+        File::open(&self.folder)?.sync_all()?;
         self.read = read;
         Ok(Some(read))
+    }
+
+    /// What lies here at the start is not shed because other processes, or other settings, had room for more.
+    pub(super) fn make_room(&mut self, limit: u64) {
+        self.beyond = self.bytes().saturating_sub(limit);
+        if self.beyond > 0 {
+            // And some for what comes.
+            self.beyond += limit / 2;
+        }
     }
 
     /// The next segment, of which there is no file yet. Nothing is added to the last one any more.
@@ -146,11 +164,12 @@ impl Segments {
         }
     }
 
-    /// Nothing is added to the last segment any more; it is given, to be deleted, where nothing is in it.
+    /// Nothing is added to the last segment any more; it is given, to be deleted, where nothing is in it that was not read.
     pub(super) fn close(&mut self) -> Option<Segment> {
         let was_open = std::mem::take(&mut self.is_open);
-        let is_empty = self.list.back().is_some_and(|last| last.length == 0);
-        self.list.pop_back_if(|_| was_open && is_empty)
+        let last = self.list.back();
+        let is_read = last.is_some_and(|last| last.length <= self.offset_in(last));
+        self.list.pop_back_if(|_| was_open && is_read)
     }
 
     /// Takes the oldest segments out until all of them have no more than `limit` bytes; what was not read of them is lost.
@@ -158,9 +177,9 @@ impl Segments {
     pub(super) fn shed(&mut self, limit: u64) -> Vec<Rest> {
         let mut shed = Vec::new();
         if self.bytes() <= limit {
-            self.adopted = 0;
+            self.beyond = 0;
         }
-        let limit = limit + self.adopted;
+        let limit = limit + self.beyond;
         while self.bytes() > limit && self.list.len() > usize::from(self.is_open) {
             let Some(segment) = self.list.pop_front() else {
                 break;

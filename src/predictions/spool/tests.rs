@@ -223,6 +223,8 @@ async fn what_is_taken_over_is_not_shed_for_what_comes() {
         assert!(put(&one, &record).await && put(&two, &record).await);
     }
     drop((one, two));
+    // Also not by the next process but one.
+    drop(open());
     let next = open();
     for _ in 0..100 {
         assert!(put(&next, &record).await);
@@ -253,6 +255,15 @@ fn a_segment_in_which_nothing_could_be_written_is_given_back() {
     segments.grow(10);
     assert!(segments.close().is_none(), "there is something in it");
     assert_eq!(segments.rest().len(), 1);
+    let segment = segments.next(3);
+    segments.begin(segment);
+    segments.grow(10);
+    segments.advance(Position {
+        segment: 3,
+        offset: 10,
+    });
+    let read = segments.close().expect("nothing in it is needed any more");
+    assert_eq!(read.number, 3);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The prediction log in the database: written many rows at once, read from the newest down.
 
 use async_trait::async_trait;
-use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
+use chrono::{DateTime, NaiveDate, NaiveTime, TimeDelta, Utc};
 use sqlx::{Postgres, QueryBuilder, Sqlite, query, query_as};
 use trait_gen::trait_gen;
 use uuid::Uuid;
@@ -15,6 +15,9 @@ use crate::store::{PredictionFilter, PredictionMark, PredictionStore, StoreError
 
 /// Rows of a tenant that one statement deletes.
 const ERASED_AT_ONCE: i64 = 5000;
+
+/// How long deletions are remembered beyond the last day that they reach.
+const PURGES_OUTLIVE_DAYS: TimeDelta = TimeDelta::days(400);
 
 /// What all that reads begins with.
 const SELECT: &str = concat!("SELECT ", columns!(predictions), " FROM predictions WHERE ");
@@ -201,9 +204,11 @@ impl PredictionStore for SqlStore<Db> {
             let Some(oldest) = oldest else {
                 return Ok(false);
             };
-            // The writer leaves out what is older, wherever it comes from.
+            // The writer leaves out what is older. Whoever keeps the pictures, or has a spool of another age, may be away for
+            // long.
+            let forgotten = oldest.and_time(NaiveTime::MIN).and_utc() - PURGES_OUTLIVE_DAYS;
             query("DELETE FROM purges WHERE at < $1")
-                .bind(oldest.and_time(NaiveTime::MIN).and_utc())
+                .bind(forgotten)
                 .execute(&self.writers)
                 .await?;
             self.drop_days(oldest).await

@@ -393,9 +393,9 @@ async fn old_days_go_and_new_ones_have_room(database: &TestDatabase) {
         assert_eq!(store.add_predictions(&many).await, Ok(3000), "{days}");
     }
     let oldest = today - Days::new(1);
-    // What was deleted reaches as far as a day that goes, and into one that stays.
+    // What was deleted is remembered for more than a year after its last day went.
     let (gone, stays) = (TenantId(Uuid::from_u128(8)), TenantId(Uuid::from_u128(9)));
-    let midnight = oldest.and_time(chrono::NaiveTime::MIN).and_utc();
+    let midnight = oldest.and_time(chrono::NaiveTime::MIN).and_utc() - TimeDelta::days(400);
     for (tenant, until) in [
         (gone, midnight - TimeDelta::milliseconds(1)),
         (stays, midnight),
