@@ -40,6 +40,7 @@ impl Admin {
         let digest = event.digest.map(|digest| digest.to_string());
         let about = json!({"digest": digest, "reason": event.reason});
         self.tell(kind(event.what), &subject, about);
+        self.tell_of_arm(event);
     }
 
     /// Tells tenants what happens to versions, until `stop`: each thing once, also what happened while nobody listened, and

@@ -266,7 +266,7 @@ pub fn mark_of_version(model: &ModelEntry, number: VersionNumber, version: &Vers
 }
 
 /// The first 63 bits: a tag is never negative.
-fn mark(hasher: Sha256) -> i64 {
+pub(super) fn mark(hasher: Sha256) -> i64 {
     let digest: [u8; 32] = hasher.finalize().into();
     let first = digest
         .first_chunk()

@@ -133,7 +133,7 @@ impl Admin {
     /// Deletes a version: it is out of sight at once, and answers nothing when this returns.
     ///
     /// # Errors
-    /// When there is none, an alias names it, somebody else was faster, the model store cannot be written, or the
+    /// When there is none, an alias names it, its model's rollout is pinned to it or has it as its baseline, somebody else was faster, the model store cannot be written, or the
     /// database is away; nothing is deleted then.
     pub async fn delete_version(
         self: &Arc<Self>,
@@ -164,6 +164,12 @@ impl Admin {
             return Err(AdminError::Conflict(format!(
                 "version {number} of model {id} is needed by the alias {}: move or delete that first",
                 aliases.join(", ")
+            )));
+        }
+        if before.model.rollout.mainstay() == Some(number) {
+            let mode = before.model.rollout.mode();
+            return Err(AdminError::Conflict(format!(
+                "version {number} of model {id} is needed by its rollout ({mode}): change that first"
             )));
         }
         let digest = before.entry().and_then(|entry| entry.digest);

@@ -12,7 +12,7 @@ use crate::config::{CacheConfig, LimitsConfig, Live};
 use crate::domain::error::ErrorKind;
 use crate::domain::ids::{Digest, ModelId, VersionNumber};
 use crate::domain::prediction::Asked;
-use crate::domain::rollout::Rollout;
+use crate::domain::rollout::{ArmName, Rollout, StickyBy};
 use crate::engine::Timings;
 use crate::models::{Catalog, CatalogHandle, LoadedVersion, ModelEntry};
 use crate::vision;
@@ -28,7 +28,7 @@ pub use budget::{InflightBudget, Reservation};
 use cache::Shape;
 pub use error::ClassifyError;
 pub use recorder::Recorder;
-use scores::Scores;
+use scores::{Scores, digest_of};
 
 pub use crate::vision::Format;
 
@@ -75,24 +75,64 @@ impl Route {
         &self.entry.rollout
     }
 
-    /// The version for one picture.
-    fn assign(&self) -> Result<Arc<LoadedVersion>, ClassifyError> {
-        let number = match self.pinned {
-            Some(number) => Some(number),
-            None => self
-                .entry
-                .rollout
-                .assign(self.entry.live().map(|version| version.number)),
+    /// The request header whose value stays with its version, where there is one.
+    #[must_use]
+    pub fn sticky_header(&self) -> Option<&str> {
+        match self.sticky_by() {
+            Some(StickyBy::Header(name)) => Some(name),
+            _ => None,
+        }
+    }
+
+    /// What stays with its version, where the caller did not name one and it matters.
+    fn sticky_by(&self) -> Option<&StickyBy> {
+        let rollout = &self.entry.rollout;
+        rollout.sticky_by().filter(|_| self.pinned.is_none())
+    }
+
+    /// The version for a unit, and why.
+    fn assign(&self, unit: &[u8]) -> Result<Choice, ClassifyError> {
+        let live = self.entry.live().map(|version| version.number);
+        let (number, arm, mode) = if let Some(number) = self.pinned {
+            (Some(number), None, PINNED)
+        } else {
+            let rollout = &self.entry.rollout;
+            let assigned = rollout.assign(unit, live);
+            let arm = assigned.and_then(|assigned| assigned.arm);
+            (assigned.map(|one| one.version), arm, rollout.mode())
         };
         let entry = number.and_then(|number| self.entry.versions.get(&number));
-        entry.and_then(|entry| entry.loaded.clone()).ok_or_else(|| {
-            ClassifyError::ModelUnavailable {
-                model: self.entry.id.clone(),
-                version: self.pinned,
-                state: entry.map(|entry| entry.state),
-            }
-        })
+        let version = entry.and_then(|entry| entry.loaded.clone());
+        let version = version.ok_or_else(|| ClassifyError::ModelUnavailable {
+            model: self.entry.id.clone(),
+            version: self.pinned,
+            state: entry.map(|entry| entry.state),
+        })?;
+        Ok(Choice { version, arm, mode })
     }
+
+    /// The most labels that a version has which may answer.
+    fn labels(&self) -> Result<usize, ClassifyError> {
+        let one = self.assign(&[])?.version.labels.len();
+        if self.pinned.is_some() {
+            return Ok(one);
+        }
+        let arms = self.entry.rollout.arms().iter();
+        let arms = arms.filter_map(|arm| self.entry.versions.get(&arm.version)?.loaded.as_ref());
+        Ok(arms
+            .map(|version| version.labels.len())
+            .fold(one, usize::max))
+    }
+}
+
+/// What a request is told that names its version itself.
+const PINNED: &str = "pinned";
+
+/// The version for a picture, and why.
+struct Choice {
+    version: Arc<LoadedVersion>,
+    arm: Option<ArmName>,
+    mode: &'static str,
 }
 
 /// What a caller may choose beside the picture.
@@ -119,6 +159,8 @@ pub struct Caller {
     pub since: Instant,
     /// Under which names it is remembered; who has none is not.
     pub asked: Option<Arc<Asked>>,
+    /// The value of the header that stays with its version, where the model's rollout names one.
+    pub unit: Option<Arc<str>>,
     /// Whether it comes again with a picture that could not be classified for reasons that pass: these are not remembered.
     pub comes_again: bool,
 }
@@ -197,6 +239,10 @@ pub struct Classification {
     pub version: VersionNumber,
     /// SHA-256 of that version's model file.
     pub digest: Digest,
+    /// Why that version: the rollout's mode, or `pinned` where the caller named it.
+    pub mode: &'static str,
+    /// The arm of the rollout, where there are arms.
+    pub arm: Option<ArmName>,
     /// The first class.
     pub best: ScoredClass,
     /// The first classes, best first, those below `min_confidence` left out.
@@ -322,7 +368,8 @@ impl Classifier {
             pinned,
             _catalog: catalog,
         };
-        route.assign()?;
+        // Whatever the unit: where one has no version, no other has.
+        route.assign(&[])?;
         Ok(route)
     }
 
@@ -354,7 +401,7 @@ impl Classifier {
     /// # Errors
     /// When `top_k` is not 1 to the number of labels, or `min_confidence` not 0 to 1.
     pub fn check_options(&self, route: &Route, options: &Options) -> Result<(), ClassifyError> {
-        let labels = route.assign()?.labels.len();
+        let labels = route.labels()?;
         if let Some(top_k) = options.top_k.filter(|&k| k == 0 || k > labels) {
             return Err(ClassifyError::TopK { top_k, labels });
         }
@@ -376,17 +423,23 @@ impl Classifier {
         options: Options,
         caller: &Caller,
     ) -> Result<Classification, ClassifyError> {
-        let version = route.assign();
-        let Some((recorder, asked)) = self.recorder.as_ref().zip(caller.asked.as_ref()) else {
-            return self.answer(&version?, picture, None, options, caller).await;
+        let recorder = self.recorder.as_ref().zip(caller.asked.as_ref());
+        let sticky_by = route.sticky_by();
+        let digest = if recorder.is_some() || sticky_by == Some(&StickyBy::Image) {
+            Some(digest_of(&picture.bytes).await?)
+        } else {
+            None
         };
-        let entry = recorder.begin(asked, route, &version, &picture).await?;
-        let digest = Some(entry.digest());
-        let outcome = match version {
-            Ok(version) => {
-                self.answer(&version, picture, digest, options, caller)
-                    .await
-            }
+        let unit = sticky_by.map(|by| unit(by, caller, digest, picture.index));
+        let choice = route.assign(&unit.unwrap_or_default());
+        let Some((recorder, asked)) = recorder else {
+            return self
+                .answer(&choice?, picture, digest, options, caller)
+                .await;
+        };
+        let entry = recorder.begin(asked, route, &choice, &picture, digest);
+        let outcome = match choice {
+            Ok(choice) => self.answer(&choice, picture, digest, options, caller).await,
             Err(error) => Err(error),
         };
         let comes_again = caller.comes_again && outcome.as_ref().is_err_and(ClassifyError::passes);
@@ -407,12 +460,13 @@ impl Classifier {
 
     async fn answer(
         &self,
-        version: &Arc<LoadedVersion>,
+        choice: &Choice,
         picture: EncodedPicture,
         digest: Option<Digest>,
         options: Options,
         caller: &Caller,
     ) -> Result<Classification, ClassifyError> {
+        let version = &choice.version;
         let own = version
             .timeout
             .unwrap_or_else(|| Duration::from_millis(self.config.limits.load().timeout_ms));
@@ -440,6 +494,8 @@ impl Classifier {
             model: version.model.clone(),
             version: version.number,
             digest: version.digest,
+            mode: choice.mode,
+            arm: choice.arm,
             best,
             classes,
             timings: scored.timings,
@@ -456,4 +512,19 @@ impl Classifier {
 pub fn check_format(picture: &[u8]) -> Result<(), ClassifyError> {
     vision::known_format(picture)?;
     Ok(())
+}
+
+/// What stays with its version: who asks, the picture, or the value of a header. Who has none of it is assigned by itself.
+fn unit(by: &StickyBy, caller: &Caller, digest: Option<Digest>, index: u32) -> Vec<u8> {
+    let asked = caller.asked.as_ref();
+    let unit = match by {
+        StickyBy::None => None,
+        StickyBy::Key => asked.map(|asked| asked.key.0.as_bytes().to_vec()),
+        StickyBy::Image => digest.map(|digest| digest.as_bytes().to_vec()),
+        StickyBy::Header(_) => caller.unit.as_ref().map(|unit| unit.as_bytes().to_vec()),
+    };
+    unit.unwrap_or_else(|| {
+        let request = asked.map_or_else(uuid::Uuid::now_v7, |asked| asked.request_id);
+        [&request.as_bytes()[..], &index.to_be_bytes()].concat()
+    })
 }

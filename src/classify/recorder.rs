@@ -8,14 +8,12 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::scores::digest_of;
-use super::{Classification, ClassifyError, EncodedPicture, Reservation, Route};
+use super::{Choice, Classification, ClassifyError, EncodedPicture, Reservation, Route};
 use crate::domain::error::ErrorKind;
 use crate::domain::ids::Digest;
 use crate::domain::prediction::{
     Answer, AnsweredBy, Asked, PictureFacts, PredictedClass, Prediction, Spent, millis,
 };
-use crate::models::LoadedVersion;
 use crate::predictions::{Archive, PredictionLog};
 use crate::vision::{Format, VisionError};
 
@@ -37,16 +35,8 @@ impl fmt::Debug for Recorder {
 /// The record of a picture that is being classified.
 pub(super) struct Entry {
     prediction: Prediction,
-    digest: Digest,
     /// The picture and what holds its bytes, where it may be archived.
     picture: Option<(Bytes, Arc<Reservation>)>,
-}
-
-impl Entry {
-    /// The picture's.
-    pub(super) fn digest(&self) -> Digest {
-        self.digest
-    }
 }
 
 /// The status of an answer.
@@ -68,21 +58,21 @@ impl Recorder {
     }
 
     /// The record of a picture, as far as it is known before it is looked at.
-    pub(super) async fn begin(
+    pub(super) fn begin(
         &self,
         asked: &Arc<Asked>,
         route: &Route,
-        version: &Result<Arc<LoadedVersion>, ClassifyError>,
+        choice: &Result<Choice, ClassifyError>,
         picture: &EncodedPicture,
-    ) -> Result<Entry, ClassifyError> {
-        let digest = digest_of(&picture.bytes).await?;
+        digest: Option<Digest>,
+    ) -> Entry {
         let mut prediction = blank(asked, route, picture.index);
-        prediction.answered_by = version.as_ref().ok().map(|version| AnsweredBy {
-            version: version.number,
-            digest: version.digest,
-            arm: None,
+        prediction.answered_by = choice.as_ref().ok().map(|choice| AnsweredBy {
+            version: choice.version.number,
+            digest: choice.version.digest,
+            arm: choice.arm.map(|arm| arm.to_string()),
         });
-        prediction.picture = Some(PictureFacts {
+        prediction.picture = digest.map(|digest| PictureFacts {
             digest,
             bytes: u64::try_from(picture.bytes.len()).unwrap_or(u64::MAX),
             format: Format::sniff(&picture.bytes).map(|format| format.as_str().to_owned()),
@@ -94,11 +84,10 @@ impl Recorder {
             } = picture;
             (bytes.clone(), Arc::clone(reservation))
         });
-        Ok(Entry {
+        Entry {
             prediction,
-            digest,
             picture: kept,
-        })
+        }
     }
 
     /// Records what became of the picture.
@@ -110,14 +99,21 @@ impl Recorder {
     ) {
         let Entry {
             mut prediction,
-            digest,
             picture,
         } = entry;
         let size = match outcome {
             Ok(answer) => {
                 prediction.answer = Some(answered(answer));
-                if let Some((archive, (bytes, _held))) = self.archive.as_ref().zip(picture) {
-                    archive.offer(prediction.asked.tenant, digest, bytes, prediction.at());
+                let kept = self.archive.as_ref().zip(picture);
+                if let Some(((archive, (bytes, _held)), facts)) =
+                    kept.zip(prediction.picture.as_ref())
+                {
+                    archive.offer(
+                        prediction.asked.tenant,
+                        facts.digest,
+                        bytes,
+                        prediction.at(),
+                    );
                 }
                 prediction.cached = answer.cache.is_hit();
                 prediction.timings = Spent {

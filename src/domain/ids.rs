@@ -47,7 +47,9 @@ impl fmt::Display for ModelId {
 }
 
 /// The number of a version: a positive integer, also the name of its folder.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
 pub struct VersionNumber(NonZeroU64);
 
 /// A string that is no version number.

@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 use crate::callbacks::{Outbox, check_url};
-use crate::classify::{Classification, Classifier, ClassifyError, Options, Reuse, Route};
+use crate::classify::{Classification, Classifier, ClassifyError, Options, Reuse};
 use crate::config::JobsConfig;
 use crate::domain::clock::Clock;
 use crate::domain::error::ErrorKind;
@@ -39,8 +39,8 @@ pub struct PictureOutcome<'a> {
     pub index: u32,
     /// The file's name, where the request has one.
     pub filename: Option<&'a str>,
-    /// The answer and the way it came, or why there is none; `Err(None)` where nobody came back with one.
-    pub outcome: Result<(Classification, Route), Option<ClassifyError>>,
+    /// The answer, or why there is none; `Err(None)` where nobody came back with one.
+    pub outcome: Result<Classification, Option<ClassifyError>>,
     /// From the request's arrival until now.
     pub total: Duration,
 }
@@ -86,6 +86,9 @@ struct Terms {
     top_k: Option<usize>,
     min_confidence: Option<f32>,
     cache: CacheTerms,
+    /// The value of the header that stays with its version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    unit: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -237,6 +240,7 @@ mod tests {
                 top_k: Some(3),
                 min_confidence: Some(0.1),
                 cache: reuse.into(),
+                unit: Some("u".to_owned()),
             };
             let kept = serde_json::to_value(&terms).expect("JSON").to_string();
             let back: Terms = serde_json::from_str(&kept).expect("terms");

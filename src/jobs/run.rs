@@ -11,9 +11,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{Jobs, PictureOutcome, Terms};
-use crate::classify::{
-    Caller, Classification, ClassifyError, EncodedPicture, Reservation, Route, Target,
-};
+use crate::classify::{Caller, Classification, ClassifyError, EncodedPicture, Reservation, Target};
 use crate::domain::callback::{EventKind, NewDelivery};
 use crate::domain::error::ErrorKind;
 use crate::domain::job::{Job, JobStanding, JobState};
@@ -105,6 +103,7 @@ impl<'a> Run<'a> {
             deadline: None,
             since: arrival(job, jobs.parts.clock.now()),
             asked: Some(Arc::new(job.asked.clone())),
+            unit: terms.unit.as_deref().map(Arc::from),
             comes_again: true,
         };
         let results = taken.pictures.iter().map(|picture| picture.result.clone());
@@ -182,7 +181,7 @@ impl<'a> Run<'a> {
     async fn classify(
         &self,
         picture: &TakenPicture,
-    ) -> Option<Result<(Classification, Route), ClassifyError>> {
+    ) -> Option<Result<Classification, ClassifyError>> {
         let classifier = &self.jobs.parts.classifier;
         // Before its bytes are read: a model that cannot answer needs none.
         let route = match classifier.route(&self.target, |_| true) {
@@ -202,7 +201,7 @@ impl<'a> Run<'a> {
         let answer = classifier
             .classify(&route, picture, self.terms.options(), &self.caller)
             .await;
-        Some(answer.map(|answer| (answer, route)))
+        Some(answer)
     }
 
     /// The picture's share of the memory that all requests share. It is waited for, and half of it is left to those who
@@ -240,7 +239,7 @@ impl<'a> Run<'a> {
         &mut self,
         place: usize,
         picture: &TakenPicture,
-        outcome: Result<(Classification, Route), Option<ClassifyError>>,
+        outcome: Result<Classification, Option<ClassifyError>>,
     ) {
         let result = (self.jobs.parts.wording)(PictureOutcome {
             request_id: self.taken.job.asked.request_id,

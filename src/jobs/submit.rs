@@ -33,6 +33,8 @@ pub struct Submission {
     pub options: Options,
     /// What is wanted of the result cache.
     pub reuse: Reuse,
+    /// The value of the header that stays with its version, where the model's rollout names one.
+    pub unit: Option<String>,
     /// Where the result is sent; `None` for the tenant's own address, where it has one.
     pub callback_url: Option<String>,
     /// The client's own name for the request (`Idempotency-Key`).
@@ -70,6 +72,7 @@ impl Jobs {
             top_k: submission.options.top_k,
             min_confidence: submission.options.min_confidence,
             cache: submission.reuse.into(),
+            unit: submission.unit,
         };
         let job = Job {
             asked: submission.asked,
@@ -182,6 +185,7 @@ mod tests {
             version: None,
             options: Options::default(),
             reuse: Reuse::Allowed,
+            unit: None,
             callback_url: None,
             key: Some("k".to_owned()),
             pictures: vec![JobPicture {

@@ -137,7 +137,7 @@ impl ModelEntry {
     }
 
     /// Its live versions, in rising order.
-    pub fn live(&self) -> impl Iterator<Item = &Arc<LoadedVersion>> {
+    pub fn live(&self) -> impl Iterator<Item = &Arc<LoadedVersion>> + Clone {
         self.versions
             .values()
             .filter_map(|entry| entry.loaded.as_ref())

@@ -12,9 +12,9 @@ use super::catalog::{CatalogHandle, VersionState};
 use super::loaded::LoadedVersion;
 use super::loader::LoadError;
 use super::plan::{Failed, Known, Step, back_off, plan};
-use super::publisher::Publisher;
+use super::publisher::{Named, Publisher};
 use super::standing::Standing;
-use crate::domain::ids::{Alias, Digest, ModelId, VersionNumber};
+use crate::domain::ids::{Digest, ModelId, VersionNumber};
 use crate::model_store::{Candidate, FoundModel};
 use crate::store::ModelWish;
 
@@ -135,14 +135,14 @@ impl Desk {
         }
     }
 
-    /// Takes in what operators want from now on; what they wanted already is no news. Aliases are in force at once,
+    /// Takes in what operators want from now on; what they wanted already is no news. Aliases and rollouts are in force at once,
     /// versions come and go with the next look.
     pub(super) fn want(&mut self, wishes: BTreeMap<ModelId, ModelWish>) {
         if wishes == self.wishes {
             return;
         }
         let before = std::mem::replace(&mut self.wishes, wishes);
-        self.publisher.alias(|id| aliases(self.wishes.get(id)));
+        self.publisher.name(|id| named(self.wishes.get(id)));
         let nothing = ModelWish::default();
         let models: BTreeSet<ModelId> = before.keys().chain(self.wishes.keys()).cloned().collect();
         for id in models {
@@ -169,8 +169,7 @@ impl Desk {
     pub(super) fn found(&mut self, id: &ModelId, begun: Instant, found: Option<FoundModel>) {
         self.agenda.looked(id);
         if let Some(found) = &found {
-            self.publisher
-                .describe(found, &aliases(self.wishes.get(id)));
+            self.publisher.describe(found, &named(self.wishes.get(id)));
         }
         let known = self.known(id);
         let gone = found.is_none();
@@ -457,10 +456,15 @@ impl Desk {
     }
 }
 
-/// The aliases that are wanted of a model.
-fn aliases(wish: Option<&ModelWish>) -> BTreeMap<Alias, VersionNumber> {
-    let wanted = wish.into_iter().flat_map(|wish| &wish.aliases);
+/// The aliases and the rollout that are wanted of a model.
+fn named(wish: Option<&ModelWish>) -> Named {
+    let Some(wish) = wish else {
+        return Named::default();
+    };
     // The store holds what was checked before; anything else no caller could name.
-    let named = wanted.filter_map(|(alias, version)| Some((alias.parse().ok()?, *version)));
-    named.collect()
+    let named = |(alias, version): (&String, &VersionNumber)| Some((alias.parse().ok()?, *version));
+    Named {
+        aliases: wish.aliases.iter().filter_map(named).collect(),
+        rollout: wish.rollout.clone(),
+    }
 }

@@ -23,6 +23,13 @@ pub(super) struct Publisher {
     pub(super) announcer: Announcer,
 }
 
+/// How a model's versions are named and chosen.
+#[derive(Debug, Default)]
+pub(super) struct Named {
+    pub(super) aliases: BTreeMap<Alias, VersionNumber>,
+    pub(super) rollout: Rollout,
+}
+
 impl Publisher {
     pub(super) fn new(handle: CatalogHandle) -> Self {
         Self {
@@ -70,7 +77,7 @@ impl Publisher {
     }
 
     /// Title, description and the place in the catalog.
-    pub(super) fn describe(&self, found: &FoundModel, aliases: &BTreeMap<Alias, VersionNumber>) {
+    pub(super) fn describe(&self, found: &FoundModel, named: &Named) {
         let current = self.catalog();
         let entry = current.models.get(&found.id);
         let (title, description) = match (&found.manifest, entry) {
@@ -87,8 +94,8 @@ impl Publisher {
                     id: found.id.clone(),
                     title: None,
                     description: None,
-                    rollout: Rollout::Latest,
-                    aliases: aliases.clone(),
+                    rollout: named.rollout.clone(),
+                    aliases: named.aliases.clone(),
                     versions: BTreeMap::new(),
                 })
             });
@@ -97,22 +104,22 @@ impl Publisher {
         });
     }
 
-    /// Puts the aliases of all models in force together; publishes nothing where none moved.
-    pub(super) fn alias(&self, aliases: impl Fn(&ModelId) -> BTreeMap<Alias, VersionNumber>) {
+    /// Puts the aliases and rollouts of all models in force together; publishes nothing where none is another.
+    pub(super) fn name(&self, named: impl Fn(&ModelId) -> Named) {
         let current = self.catalog();
-        let moved: Vec<_> = current
-            .models
-            .values()
-            .map(|model| (&model.id, &model.aliases, aliases(&model.id)))
-            .filter(|(_, before, now)| *before != now)
+        let models = current.models.values();
+        let moved: Vec<_> = models
+            .map(|model| (model, named(&model.id)))
+            .filter(|(model, now)| model.aliases != now.aliases || model.rollout != now.rollout)
             .collect();
         if moved.is_empty() {
             return;
         }
         self.change(|catalog| {
-            for (id, _, now) in moved {
-                if let Some(model) = catalog.models.get_mut(id) {
-                    Arc::make_mut(model).aliases = now;
+            for (model, now) in moved {
+                if let Some(model) = catalog.models.get_mut(&model.id) {
+                    let model = Arc::make_mut(model);
+                    (model.aliases, model.rollout) = (now.aliases, now.rollout);
                 }
             }
         });

@@ -37,12 +37,13 @@ macro_rules! embedded {
 }
 
 /// All migrations, in order.
-const MIGRATIONS: [Embedded; 5] = embedded![
+const MIGRATIONS: [Embedded; 6] = embedded![
     "0001_tenants_keys_and_operators",
     "0002_predictions",
     "0003_callbacks",
     "0004_jobs",
     "0005_results_and_their_requests",
+    "0006_rollouts",
 ];
 
 impl Embedded {

@@ -13,6 +13,7 @@ use uuid::Uuid;
 use crate::domain::api_key::ApiKey;
 use crate::domain::ids::{ModelId, VersionNumber};
 use crate::domain::operator::{AdminToken, AuditEntry};
+use crate::domain::rollout::Rollout;
 use crate::domain::tenant::{KeyId, Tenant, TenantId, TokenId};
 
 mod audit;
@@ -182,12 +183,14 @@ pub trait TokenStore: Send + Sync {
 }
 
 /// What operators want of a model, whatever its folder says.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct ModelWish {
     /// Movable names of versions.
     pub aliases: BTreeMap<String, VersionNumber>,
     /// Versions that are to stay out of service.
     pub unloaded: BTreeSet<VersionNumber>,
+    /// How its traffic is shared.
+    pub rollout: Rollout,
 }
 
 /// What operators want of models.
@@ -211,6 +214,13 @@ pub trait WishStore: Send + Sync {
         &self,
         model: &ModelId,
         alias: &str,
+        audit: &AuditEntry,
+    ) -> Result<(), StoreError>;
+    /// Says how a model's traffic is shared from now on.
+    async fn put_rollout(
+        &self,
+        model: &ModelId,
+        rollout: &Rollout,
         audit: &AuditEntry,
     ) -> Result<(), StoreError>;
     /// Says whether a version is to stay out of service. Writes nothing, not even the audit entry, where it is so already;

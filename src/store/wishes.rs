@@ -11,6 +11,7 @@ use super::sql_store::{Change, SqlStore};
 use super::{ModelWish, StoreError, WishStore};
 use crate::domain::ids::{ModelId, VersionNumber};
 use crate::domain::operator::AuditEntry;
+use crate::domain::rollout::Rollout;
 
 /// What an error calls it.
 const ALIAS: &str = "alias";
@@ -80,6 +81,30 @@ impl WishStore for SqlStore<Db> {
         .await
     }
 
+    async fn put_rollout(
+        &self,
+        model: &ModelId,
+        rollout: &Rollout,
+        audit: &AuditEntry,
+    ) -> Result<(), StoreError> {
+        self.within(async {
+            let text = serde_json::to_string(rollout);
+            let text = text.map_err(|error| StoreError::Failed(error.to_string()))?;
+            let mut change = self.change().await?;
+            query(
+                "INSERT INTO model_rollouts (model, rollout) VALUES ($1, $2) \
+                 ON CONFLICT (model) DO UPDATE SET rollout = excluded.rollout",
+            )
+            .bind(model.as_str())
+            .bind(text)
+            .execute(&mut *change.tx)
+            .await?;
+            change.mark_wishes().await?;
+            change.commit(audit).await
+        })
+        .await
+    }
+
     async fn set_unloaded(
         &self,
         model: &ModelId,
@@ -138,6 +163,7 @@ impl WishStore for SqlStore<Db> {
             for delete in [
                 "DELETE FROM model_aliases WHERE model = $1",
                 "DELETE FROM unloaded_versions WHERE model = $1",
+                "DELETE FROM model_rollouts WHERE model = $1",
             ] {
                 query(delete)
                     .bind(model.as_str())
@@ -153,13 +179,14 @@ impl WishStore for SqlStore<Db> {
 
 #[trait_gen(Db -> Postgres, Sqlite)]
 impl SqlStore<Db> {
-    /// All that is wanted, by one statement, so that aliases and unloaded versions fit together.
+    /// All that is wanted, by one statement, so that it fits together.
     pub(super) async fn read_wishes(
         reader: &mut <Db as sqlx::Database>::Connection,
     ) -> Result<BTreeMap<ModelId, ModelWish>, StoreError> {
         let rows = query(
-            "SELECT model, alias, version FROM model_aliases \
-             UNION ALL SELECT model, NULL, version FROM unloaded_versions",
+            "SELECT model, alias, version, NULL AS rollout FROM model_aliases \
+             UNION ALL SELECT model, NULL, version, NULL FROM unloaded_versions \
+             UNION ALL SELECT model, NULL, NULL, rollout FROM model_rollouts",
         )
         .fetch_all(reader)
         .await?;
@@ -167,16 +194,22 @@ impl SqlStore<Db> {
         for row in rows {
             let model: &str = row.try_get("model")?;
             let alias: Option<String> = row.try_get("alias")?;
-            let version = number(row.try_get("version")?)?;
+            let version: Option<i64> = row.try_get("version")?;
+            let version = version.map(number).transpose()?;
+            let rollout: Option<&str> = row.try_get("rollout")?;
             let model = model.parse().map_err(strange)?;
             let wish = wishes.entry(model).or_default();
-            match alias {
-                Some(alias) => {
+            if let Some(text) = rollout {
+                wish.rollout = serde_json::from_str(text).map_err(strange)?;
+            }
+            match (alias, version) {
+                (Some(alias), Some(version)) => {
                     wish.aliases.insert(alias, version);
                 }
-                None => {
+                (None, Some(version)) => {
                     wish.unloaded.insert(version);
                 }
+                (_, None) => {}
             }
         }
         Ok(wishes)

@@ -56,6 +56,7 @@ mod readme;
 mod reload;
 mod reload_broken;
 mod reload_swaps;
+mod rollouts;
 mod settings;
 mod store;
 mod tune;

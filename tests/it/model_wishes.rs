@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use lensgate::app;
 use lensgate::config::Environment;
 use lensgate::domain::ids::{ModelId, VersionNumber};
+use lensgate::domain::rollout::Rollout;
 use lensgate::model_store::{FolderStore, StoreEditor, UploadPart};
 use lensgate::models::{
     Check, Happening, ModelEvent, ModelManager, NoticeConfig, Standing, VersionState,
@@ -36,6 +37,7 @@ fn graph() -> Vec<u8> {
 
 fn wishes(unloaded: &[u64], aliases: &[(&str, u64)]) -> BTreeMap<ModelId, ModelWish> {
     let wish = ModelWish {
+        rollout: Rollout::Latest,
         aliases: aliases
             .iter()
             .map(|&(alias, n)| (alias.to_owned(), number(n)))

@@ -1,5 +1,7 @@
 //! A JSON body of an operator's call: bounded, and refused by the name of the field that is wrong.
 
+use std::marker::PhantomData;
+
 use poem::http::header;
 use poem::{Request, RequestBody};
 use poem_openapi::registry::{MetaMediaType, MetaRequest, Registry};
@@ -19,6 +21,12 @@ pub(super) struct JsonBody<T>(pub(super) T);
 
 /// A body that may be left out, and then says nothing.
 pub(super) struct OptionalJson<T>(pub(super) T);
+
+/// A body that must be an object, described as a `T` and read by whom it is for.
+pub(super) struct JsonObject<T> {
+    pub(super) value: Value,
+    described: PhantomData<T>,
+}
 
 async fn read<T: DeserializeOwned>(
     request: &Request,
@@ -121,5 +129,30 @@ impl<'a, T: Type + DeserializeOwned> ApiExtractor<'a> for OptionalJson<T> {
         _: ExtractParamOptions<Self::ParamType>,
     ) -> poem::Result<Self> {
         Ok(Self(read(request, body, Some("{}")).await?))
+    }
+}
+
+impl<'a, T: Type> ApiExtractor<'a> for JsonObject<T> {
+    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::RequestObject];
+    type ParamType = ();
+    type ParamRawType = ();
+
+    fn register(registry: &mut Registry) {
+        T::register(registry);
+    }
+
+    fn request_meta() -> Option<MetaRequest> {
+        Some(meta::<T>(true))
+    }
+
+    async fn from_request(
+        request: &'a Request,
+        body: &mut RequestBody,
+        _: ExtractParamOptions<Self::ParamType>,
+    ) -> poem::Result<Self> {
+        Ok(Self {
+            value: read(request, body, None).await?,
+            described: PhantomData,
+        })
     }
 }

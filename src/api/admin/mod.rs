@@ -27,6 +27,7 @@ mod keys;
 mod models;
 mod prediction_image;
 mod predictions;
+mod rollouts;
 mod tenants;
 mod tokens;
 mod upload;
@@ -54,6 +55,7 @@ type AdminApis = (
     models::ModelsApi,
     versions::VersionsApi,
     aliases::AliasesApi,
+    rollouts::RolloutsApi,
     predictions::PredictionsApi,
     callbacks::CallbacksApi,
     prediction_image::PredictionImageApi,
@@ -71,6 +73,7 @@ fn apis(plane: &AdminPlane) -> AdminApis {
         models::ModelsApi::new(plane),
         versions::VersionsApi::new(plane),
         aliases::AliasesApi::new(plane),
+        rollouts::RolloutsApi::new(plane),
         predictions::PredictionsApi::new(plane),
         callbacks::CallbacksApi::new(plane),
         prediction_image::PredictionImageApi::new(plane),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use poem_openapi::{Object, Union};
 
 use crate::api::problem::Problem;
-use crate::classify::{Classification, Route, ScoredClass};
+use crate::classify::{Classification, ScoredClass};
 use crate::domain::prediction::{PredictedClass, Spent, millis};
 use crate::domain::rollout::Rollout;
 
@@ -49,8 +49,10 @@ pub(in crate::api) struct ClassView {
 #[derive(Clone, Debug, Object)]
 #[oai(skip_serializing_if_is_none)]
 pub(super) struct RolloutView {
-    /// `latest`.
+    /// `latest`, `pinned` or `split`; of an answer also `pinned` where the request named its version.
     pub(super) mode: String,
+    /// The arm that answered, where there are arms.
+    pub(super) arm: Option<String>,
 }
 
 /// Where the time went, in milliseconds. A cached answer was not decoded, did not wait and ran nothing.
@@ -114,8 +116,8 @@ pub(super) struct BatchRefusal {
 }
 
 impl ClassifyResponse {
-    /// The answer of request `id` on `route`, `total` after the request's head came.
-    pub(super) fn of(answer: Classification, route: &Route, id: &str, total: Duration) -> Self {
+    /// The answer of request `id`, `total` after the request's head came.
+    pub(super) fn of(answer: Classification, id: &str, total: Duration) -> Self {
         let timings = answer.timings;
         Self {
             request_id: id.to_owned(),
@@ -125,7 +127,10 @@ impl ClassifyResponse {
             confidence: answer.best.confidence,
             class: answer.best.class,
             classes: answer.classes.into_iter().map(ClassView::of).collect(),
-            rollout: RolloutView::of(route.rollout()),
+            rollout: RolloutView {
+                mode: answer.mode.to_owned(),
+                arm: answer.arm.map(|arm| arm.to_string()),
+            },
             cached: answer.cache.is_hit(),
             timing_ms: TimingView {
                 decode: millis(timings.prepare),
@@ -160,6 +165,7 @@ impl RolloutView {
     pub(super) fn of(rollout: &Rollout) -> Self {
         Self {
             mode: rollout.mode().to_owned(),
+            arm: None,
         }
     }
 }

@@ -176,8 +176,8 @@ pub fn worded(one: PictureOutcome<'_>) -> Value {
     let index = usize::try_from(one.index).unwrap_or(usize::MAX);
     let filename = one.filename.map(str::to_owned);
     let error = match one.outcome {
-        Ok((answer, route)) => {
-            let answer = ClassifyResponse::of(answer, &route, &id.to_string(), one.total);
+        Ok(answer) => {
+            let answer = ClassifyResponse::of(answer, &id.to_string(), one.total);
             let item = BatchItem {
                 index,
                 filename,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use futures_util::StreamExt as _;
+use poem::http::HeaderMap;
 use poem::{Request, RequestBody};
 use poem_openapi::param::{Path, Query};
 use poem_openapi::payload::{Json, Response};
@@ -37,8 +38,9 @@ pub struct ClassifyApi {
 }
 
 /// A request on its way: what every step needs.
-struct Call {
+struct Call<'a> {
     id: RequestId,
+    headers: &'a HeaderMap,
     holder: Authorized<ToClassify>,
     caller: Caller,
     asked: Arc<Asked>,
@@ -46,9 +48,9 @@ struct Call {
     later: Option<Later>,
 }
 
-impl Call {
+impl<'a> Call<'a> {
     /// The request's head, just arrived, from the holder of a key.
-    fn of(request: &Request, holder: Authorized<ToClassify>) -> Result<Self, ApiError> {
+    fn of(request: &'a Request, holder: Authorized<ToClassify>) -> Result<Self, ApiError> {
         let (id, started) = (RequestId::of(request), Instant::now());
         let asked = Arc::new(Asked {
             request_id: id.0,
@@ -67,10 +69,12 @@ impl Call {
                 .and_then(|time| started.checked_add(time)),
             since: started,
             asked: Some(Arc::clone(&asked)),
+            unit: None,
             comes_again: false,
         };
         Ok(Self {
             id,
+            headers: request.headers(),
             holder,
             caller,
             asked,
@@ -78,13 +82,8 @@ impl Call {
         })
     }
 
-    fn response(&self, answer: Classification, route: &Route) -> ClassifyResponse {
-        ClassifyResponse::of(
-            answer,
-            route,
-            &self.id.to_string(),
-            self.caller.since.elapsed(),
-        )
+    fn response(&self, answer: Classification) -> ClassifyResponse {
+        ClassifyResponse::of(answer, &self.id.to_string(), self.caller.since.elapsed())
     }
 
     /// The outcome of `work`, unless the caller's own time is over before.
@@ -102,7 +101,7 @@ impl Call {
 }
 
 /// A handler that takes a call runs for nobody but the holder of a key that may classify.
-impl<'a> ApiExtractor<'a> for Call {
+impl<'a> ApiExtractor<'a> for Call<'a> {
     const TYPES: &'static [ApiExtractorType] = Authorized::<ToClassify>::TYPES;
     type ParamType = ();
     type ParamRawType = ();
@@ -146,10 +145,13 @@ impl ClassifyApi {
     }
 
     /// The model that is asked, and the one token that asking costs.
-    fn admit(&self, call: &Call, target: &Target) -> Result<Route, ApiError> {
+    fn admit(&self, call: &mut Call<'_>, target: &Target) -> Result<Route, ApiError> {
         let route = self
             .classifier
             .route(target, |id| call.holder.may_use(id))?;
+        let unit = route.sticky_header();
+        let unit = unit.and_then(|name| call.headers.get(name));
+        call.caller.unit = unit.map(|unit| String::from_utf8_lossy(unit.as_bytes()).into());
         call.holder.admit()?;
         let later = call.later.as_ref();
         if let Some(url) = later.and_then(|later| later.callback_url.as_deref()) {
@@ -160,12 +162,12 @@ impl ClassifyApi {
 
     async fn one(
         &self,
-        call: Call,
+        mut call: Call<'_>,
         target: Target,
         mut options: Options,
         body: PictureBody<false>,
     ) -> Result<Response<Answer<ClassifyResponse>>, ApiError> {
-        let route = self.admit(&call, &target)?;
+        let route = self.admit(&mut call, &target)?;
         let received = self.receive_one(&call, &route, &mut options, body).await;
         let (picture, mut taken) = match received {
             Ok(received) => received,
@@ -192,7 +194,7 @@ impl ClassifyApi {
             .map_err(ApiError::from)
             .inspect_err(|error| taken.give_back(usize::from(error.is_ours())))?;
         let cache = headers::cache_status(answer.cache);
-        let response = call.response(answer, &route);
+        let response = call.response(answer);
         let timing = response.timing_ms.header();
         Ok(Response::new(Answer::Now(Json(response)))
             .header(headers::SERVER_TIMING, timing)
@@ -202,7 +204,7 @@ impl ClassifyApi {
     /// The picture of a request, and what it takes of the day's.
     async fn receive_one<'a>(
         &self,
-        call: &'a Call,
+        call: &'a Call<'_>,
         route: &Route,
         options: &mut Options,
         body: PictureBody<false>,
@@ -226,7 +228,7 @@ impl ClassifyApi {
     /// The pictures of a request, what holds their bytes, and what they take of the day's.
     async fn receive_batch<'a>(
         &self,
-        call: &'a Call,
+        call: &'a Call<'_>,
         route: &Route,
         options: &mut Options,
         body: PictureBody<true>,
@@ -247,7 +249,13 @@ impl ClassifyApi {
     }
 
     /// A picture of an admitted request that was refused before it was looked at: it is recorded like any other.
-    async fn refused(&self, call: &Call, route: &Route, index: u32, error: ApiError) -> ApiError {
+    async fn refused(
+        &self,
+        call: &Call<'_>,
+        route: &Route,
+        index: u32,
+        error: ApiError,
+    ) -> ApiError {
         self.classifier
             .refuse(route, &call.caller, index, error.kind())
             .await;
@@ -257,7 +265,7 @@ impl ClassifyApi {
     /// Hands a request that nobody waits for to the jobs. Where it is not kept, or was before, it takes nothing of the day's.
     async fn queue<T: ToJSON>(
         &self,
-        call: &Call,
+        call: &Call<'_>,
         later: &Later,
         route: &Route,
         (version, options): (Option<String>, Options),
@@ -274,6 +282,7 @@ impl ClassifyApi {
             version,
             options,
             reuse: call.caller.reuse,
+            unit: call.caller.unit.as_deref().map(str::to_owned),
             callback_url: later.callback_url.clone(),
             key: later.key.clone(),
             pictures,
@@ -300,12 +309,12 @@ impl ClassifyApi {
 
     async fn batch(
         &self,
-        call: Call,
+        mut call: Call<'_>,
         target: Target,
         mut options: Options,
         body: PictureBody<true>,
     ) -> Result<Response<Answer<BatchResponse>>, ApiError> {
-        let route = self.admit(&call, &target)?;
+        let route = self.admit(&mut call, &target)?;
         let received = self.receive_batch(&call, &route, &mut options, body).await;
         let (pictures, reservation, mut taken) = match received {
             Ok(received) => received,
@@ -343,7 +352,7 @@ impl ClassifyApi {
     /// One picture of a batch, and what the cache had to do with it.
     async fn item(
         &self,
-        call: &Call,
+        call: &Call<'_>,
         route: &Route,
         options: Options,
         index: usize,
@@ -369,7 +378,7 @@ impl ClassifyApi {
         match outcome {
             Ok(answer) => {
                 let cache = answer.cache;
-                let answer = call.response(answer, route);
+                let answer = call.response(answer);
                 let item = BatchItem {
                     index,
                     filename,
@@ -433,7 +442,7 @@ impl ClassifyApi {
     #[oai(path = "/v1/models/:model/classify", method = "post")]
     async fn classify(
         &self,
-        call: Call,
+        call: Call<'_>,
         /// The model's id.
         model: Path<String>,
         /// How many classes, 1 to the number of labels; 5 where it is left out.
@@ -453,7 +462,7 @@ impl ClassifyApi {
     #[oai(path = "/v1/models/:model/versions/:version/classify", method = "post")]
     async fn classify_version(
         &self,
-        call: Call,
+        call: Call<'_>,
         /// The model's id.
         model: Path<String>,
         /// A version's number or an alias.
@@ -475,7 +484,7 @@ impl ClassifyApi {
     #[oai(path = "/v1/classify", method = "post")]
     async fn classify_default(
         &self,
-        call: Call,
+        call: Call<'_>,
         /// How many classes, 1 to the number of labels; 5 where it is left out.
         top_k: Query<Option<usize>>,
         /// Classes below it are left out of `classes`.
@@ -490,7 +499,7 @@ impl ClassifyApi {
     #[oai(path = "/v1/models/:model/batch-classify", method = "post")]
     async fn batch_classify(
         &self,
-        call: Call,
+        call: Call<'_>,
         /// The model's id.
         model: Path<String>,
         /// How many classes, 1 to the number of labels; 5 where it is left out.
@@ -510,7 +519,7 @@ impl ClassifyApi {
     #[oai(path = "/v1/batch-classify", method = "post")]
     async fn batch_classify_default(
         &self,
-        call: Call,
+        call: Call<'_>,
         /// How many classes, 1 to the number of labels; 5 where it is left out.
         top_k: Query<Option<usize>>,
         /// Classes below it are left out of `classes`.

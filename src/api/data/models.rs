@@ -146,9 +146,9 @@ impl ModelView {
     pub(in crate::api) fn single(entry: &ModelEntry) -> Self {
         let current = entry
             .rollout
-            .assign(entry.live().map(|version| version.number));
+            .assign(&[], entry.live().map(|version| version.number));
         let labels = current
-            .and_then(|number| entry.versions.get(&number)?.loaded.as_ref())
+            .and_then(|current| entry.versions.get(&current.version)?.loaded.as_ref())
             .map(|version| version.labels.to_vec());
         Self {
             labels,

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU64;
 
 use lensgate::domain::ids::{ModelId, VersionNumber};
+use lensgate::domain::rollout::Rollout;
 use lensgate::store::{AuditFilter, ModelWish, StoreError};
 
 use super::{audit, note, tenant};
@@ -29,6 +30,7 @@ fn wish<const A: usize, const U: usize>(
     unloaded: [u64; U],
 ) -> ModelWish {
     ModelWish {
+        rollout: Rollout::Latest,
         aliases: BTreeMap::from(aliases.map(|(name, number)| (name.to_owned(), version(number)))),
         unloaded: BTreeSet::from(unloaded.map(version)),
     }
