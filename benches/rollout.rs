@@ -2,10 +2,7 @@
 //!
 //! `cargo bench --bench rollout -- [criterion's arguments]`.
 
-#![expect(
-    clippy::expect_used,
-    reason = "what fails in a benchmark ends it"
-)]
+#![expect(clippy::expect_used, reason = "what fails in a benchmark ends it")]
 
 use std::hint::black_box;
 

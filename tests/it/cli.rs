@@ -228,10 +228,19 @@ async fn memory_comes_back_after_a_crowd_of_large_bodies() {
     let before = served.resident() >> 10;
     let body = vec![b'x'; 10 << 20];
     for _ in 0..3 {
-        let crowd = (0..40).map(|_| served.classify(&client, "digits", body.clone()));
+        let crowd = (0..40).map(|_| served.try_to_classify(&client, "digits", body.clone()));
+        let mut answered = 0;
         for answer in futures_util::future::join_all(crowd).await {
-            assert!([415, 503].contains(&answer.status.as_u16()), "{answer:?}");
+            match answer {
+                Ok(answer) => {
+                    assert!([415, 503].contains(&answer.status.as_u16()), "{answer:?}");
+                    answered += 1;
+                }
+                // Who is refused and sends on for too long is cut off, on a busy machine before it looks for the answer.
+                Err(error) => assert!(error.is_request(), "{error:?}"),
+            }
         }
+        assert!(answered > 20, "{answered} of 40");
     }
     let after = served.resident() >> 10;
     println!("{before} MiB before, {after} MiB after");

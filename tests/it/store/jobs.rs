@@ -10,8 +10,8 @@ use lensgate::domain::job::{Job, JobPicture, JobState, PictureContent};
 use lensgate::domain::prediction::Asked;
 use lensgate::domain::tenant::{KeyId, Tenant, TenantId};
 use lensgate::store::{
-    DeliveryFilter, EndedJob, GivenBack, JobBounds, JobLease, Kept, NewJob, NewJobKey, Store,
-    StoreError, TakenJob,
+    AuditFilter, DeliveryFilter, EndedJob, GivenBack, JobBounds, JobLease, Kept, NewJob, NewJobKey,
+    Store, StoreError, TakenJob,
 };
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -587,10 +587,20 @@ async fn a_tenant_goes_with_its_jobs(database: &TestDatabase) {
     queue(&*store, &acme, 2).await;
     let mine = lease(3);
     take(&*store, mine).await.expect("taken");
+    // Whoever has read another version deletes nothing of it.
+    let stale = store.delete_tenant(acme.id, 7, &note()).await;
+    assert_eq!(stale, Err(StoreError::Stale));
+    let still = store.find_job(first.asked.request_id, acme.id).await;
+    assert!(still.expect("an answer").is_some());
     store
         .delete_tenant(acme.id, 1, &note())
         .await
         .expect("gone");
+    let audit = store
+        .list_audit(&AuditFilter::default(), ALL)
+        .await
+        .expect("the audit");
+    assert_eq!(audit.items.len(), 2, "made, and deleted once");
     assert_eq!(
         store.find_job(first.asked.request_id, acme.id).await,
         Ok(None)
