@@ -218,6 +218,7 @@ impl App {
             limits: core.reloader.limits(),
             predictions: core.predictions.clone(),
             jobs: Arc::clone(&jobs),
+            clock: Arc::clone(&edges.clock),
             required_models: ids(&config.server.required_models),
         };
         let settings = Arc::new(Settings {

@@ -15,6 +15,7 @@ use poem_openapi::{OpenApi, OpenApiService};
 use crate::access::Access;
 use crate::classify::Classifier;
 use crate::config::{LimitsConfig, Live};
+use crate::domain::clock::Clock;
 use crate::domain::error::ErrorKind;
 use crate::domain::ids::ModelId;
 use crate::jobs::Jobs;
@@ -24,6 +25,7 @@ use crate::predictions::Predictions;
 pub mod admin;
 mod allow;
 pub mod data;
+mod json;
 pub mod listener;
 pub mod problem;
 mod schema;
@@ -49,6 +51,8 @@ pub struct DataPlane {
     pub predictions: Predictions,
     /// What nobody waits for.
     pub jobs: Arc<Jobs>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
     /// Models without which the gateway is not ready.
     pub required_models: Vec<ModelId>,
 }
@@ -83,6 +87,7 @@ type DataApis = (
     data::Limited<data::Documented<data::ClassifyApi>>,
     data::Limited<data::ModelsApi>,
     data::Limited<data::PredictionsApi>,
+    data::Limited<data::FeedbackApi>,
     data::HealthApi,
 );
 
@@ -126,6 +131,7 @@ pub fn data_routes(plane: &DataPlane) -> BoxEndpoint<'static, Response> {
         data::Limited(data::Documented(data::ClassifyApi::new(plane))),
         data::Limited(data::ModelsApi::new(plane)),
         data::Limited(data::PredictionsApi::new(plane)),
+        data::Limited(data::FeedbackApi::new(plane)),
         data::HealthApi::new(plane),
     );
     plane_routes(data_service(apis), &plane.access)

@@ -102,6 +102,10 @@ pub fn status_of(kind: ErrorKind) -> (StatusCode, &'static str) {
             StatusCode::UNPROCESSABLE_ENTITY,
             "The picture cannot be decoded",
         ),
+        ErrorKind::InvalidLabel => (
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "The model has no such label",
+        ),
         ErrorKind::ImageTooLarge => (
             StatusCode::UNPROCESSABLE_ENTITY,
             "The picture has too many pixels",
@@ -374,7 +378,9 @@ fn description_of(status: u16) -> &'static str {
         412 => "`precondition_failed`",
         413 => "`payload_too_large` (bytes), `batch_too_large` (pictures)",
         415 => "`unsupported_media_type`",
-        422 => "`undecodable_image`, `image_too_large` (pixels), `model_rejected` with `checks`",
+        422 => {
+            "`undecodable_image`, `image_too_large` (pixels), `invalid_label`, `model_rejected` with `checks`"
+        }
         429 => "`rate_limited`, `quota_exceeded`; with `Retry-After`",
         500 => "`internal`",
         503 => {

@@ -68,11 +68,17 @@ pub(super) trait Right: Send + Sync {
 
 /// To classify pictures.
 pub(super) struct ToClassify;
+/// To send true labels.
+pub(super) struct ToTell;
 /// To look at models: whoever classifies may also see with what.
 pub(super) struct ToLook;
 
 impl Right for ToClassify {
     const ONE_OF: &'static [Scope] = &[Scope::Classify];
+}
+
+impl Right for ToTell {
+    const ONE_OF: &'static [Scope] = &[Scope::Feedback];
 }
 
 impl Right for ToLook {

@@ -396,6 +396,15 @@ impl Classifier {
         }
     }
 
+    /// Whether a version has a label; `None` where the version is not live, and nobody can say.
+    #[must_use]
+    pub fn has_label(&self, model: &ModelId, version: VersionNumber, label: &str) -> Option<bool> {
+        let catalog = self.catalog.load();
+        let version = catalog.models.get(model)?.versions.get(&version)?;
+        let labels = &version.loaded.as_ref()?.labels;
+        Some(labels.iter().any(|one| one == label))
+    }
+
     /// Refuses options that no answer of this route could meet.
     ///
     /// # Errors

@@ -43,6 +43,8 @@ pub enum ErrorKind {
     UndecodableImage,
     /// Too many pixels.
     ImageTooLarge,
+    /// Not one of the model's labels.
+    InvalidLabel,
     /// An uploaded version may not serve.
     ModelRejected,
     /// More requests than the key, or the address, may send now.
@@ -67,7 +69,7 @@ pub enum ErrorKind {
 
 impl ErrorKind {
     /// Every kind, in the order of the error table.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::BadRequest,
         Self::MissingImage,
         Self::MissingCredentials,
@@ -86,6 +88,7 @@ impl ErrorKind {
         Self::UnsupportedMediaType,
         Self::UndecodableImage,
         Self::ImageTooLarge,
+        Self::InvalidLabel,
         Self::ModelRejected,
         Self::RateLimited,
         Self::QuotaExceeded,
@@ -126,6 +129,7 @@ impl ErrorKind {
             Self::UnsupportedMediaType => "unsupported_media_type",
             Self::UndecodableImage => "undecodable_image",
             Self::ImageTooLarge => "image_too_large",
+            Self::InvalidLabel => "invalid_label",
             Self::ModelRejected => "model_rejected",
             Self::RateLimited => "rate_limited",
             Self::QuotaExceeded => "quota_exceeded",

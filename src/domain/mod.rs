@@ -4,6 +4,7 @@ pub mod api_key;
 pub mod callback;
 pub mod clock;
 pub mod error;
+pub mod feedback;
 pub mod graph;
 pub mod ids;
 pub mod job;

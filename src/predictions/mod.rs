@@ -5,6 +5,7 @@
 //! [`Archive`], where there is one. Knows no HTTP and no model.
 
 mod archive;
+mod feedback;
 mod log;
 mod reading;
 mod record;
@@ -13,6 +14,7 @@ mod spool;
 mod writer;
 
 pub use archive::{Archive, ArchiveError, ArchiveStatus};
+pub use feedback::{FeedbackError, Told};
 pub use log::{LogError, LogStatus, PredictionLog};
 pub use reading::{Page, Predictions, ReadError};
 pub use retention::Retention;

@@ -89,6 +89,10 @@ impl Predictions {
         Self { archive, ..self }
     }
 
+    pub(super) fn store(&self) -> &dyn Store {
+        &*self.store
+    }
+
     /// The archive of pictures.
     #[must_use]
     pub fn archive(&self) -> Option<&Arc<Archive>> {
@@ -206,6 +210,7 @@ pub(super) async fn erase(
     // First what would make more of them.
     while store.forget_jobs(tenant, until).await? > 0 {}
     while store.erase_results(tenant, until).await? > 0 {}
+    while store.erase_feedback(tenant, until).await? > 0 {}
     while store.erase_predictions(tenant, until).await? > 0 {}
     Ok(())
 }

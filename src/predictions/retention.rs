@@ -64,6 +64,9 @@ impl Retention {
         let now = self.clock.now();
         let oldest = self.kept.map(|kept| (now - kept).date_naive());
         while self.store.turn_days(now.date_naive(), oldest).await? {}
+        if let Some(kept) = self.kept {
+            while self.store.prune_feedback(now - kept).await? > 0 {}
+        }
         outcome
     }
 }

@@ -37,13 +37,14 @@ macro_rules! embedded {
 }
 
 /// All migrations, in order.
-const MIGRATIONS: [Embedded; 6] = embedded![
+const MIGRATIONS: [Embedded; 7] = embedded![
     "0001_tenants_keys_and_operators",
     "0002_predictions",
     "0003_callbacks",
     "0004_jobs",
     "0005_results_and_their_requests",
     "0006_rollouts",
+    "0007_feedback",
 ];
 
 impl Embedded {

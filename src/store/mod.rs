@@ -21,6 +21,7 @@ mod callbacks;
 mod changes;
 mod connect;
 mod error;
+mod feedback;
 mod jobs;
 mod keys;
 mod migrate;
@@ -39,6 +40,7 @@ pub use callbacks::{
     Subscriber, Telling,
 };
 pub use connect::{connect, migrate};
+pub use feedback::FeedbackStore;
 pub use jobs::{
     EndedJob, GivenBack, JobBounds, JobLease, JobStore, Kept, NewJob, NewJobKey, TakenJob,
     TakenPicture,
@@ -332,6 +334,7 @@ pub trait Store:
     + PredictionStore
     + CallbackStore
     + JobStore
+    + FeedbackStore
 {
     /// What the database is, for people: `SQLite 3.50.4`, `PostgreSQL 15.18`.
     fn engine(&self) -> &str;

@@ -41,6 +41,7 @@ mod cli;
 mod config;
 mod errors;
 mod fairness;
+mod feedback;
 mod health;
 mod jobs;
 mod listener;

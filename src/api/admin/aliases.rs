@@ -9,10 +9,10 @@ use serde::Deserialize;
 
 use super::AdminPlane;
 use super::call::{Call, Operator, Viewer};
-use super::json::JsonBody;
 use super::models::model_in_path;
 use super::wire::{Deleted, invalid, page_by_name};
 use crate::admin::{Admin, AdminError};
+use crate::api::json::JsonBody;
 use crate::api::problem::ApiError;
 use crate::domain::ids::{Alias, InvalidAlias, VersionNumber};
 

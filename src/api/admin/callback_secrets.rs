@@ -10,9 +10,9 @@ use serde::Deserialize;
 
 use super::AdminPlane;
 use super::call::{Administrator, Call, Viewer};
-use super::json::OptionalJson;
 use super::wire::{Deleted, id_in_path, time};
 use crate::admin::Admin;
+use crate::api::json::OptionalJson;
 use crate::api::problem::ApiError;
 use crate::domain::callback::CallbackSecret;
 

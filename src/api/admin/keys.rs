@@ -12,12 +12,12 @@ use serde::Deserialize;
 
 use super::AdminPlane;
 use super::call::{Administrator, Call, Viewer};
-use super::json::{JsonBody, OptionalJson};
 use super::wire::{
     Deleted, edit, edit_with, etag, given_time, id, id_in_path, if_match, invalid, page, time,
 };
 use crate::access::Access;
 use crate::admin::{Admin, KeyPatch, NewKey};
+use crate::api::json::{JsonBody, OptionalJson};
 use crate::api::problem::ApiError;
 use crate::domain::api_key::{ApiKey, KeyLimits, LimitMode};
 use crate::domain::tenant::TenantId;

@@ -22,7 +22,6 @@ mod call;
 mod callback_secrets;
 mod callbacks;
 mod gateway;
-mod json;
 mod keys;
 mod models;
 mod prediction_image;

@@ -11,10 +11,10 @@ use serde::Deserialize;
 
 use super::AdminPlane;
 use super::call::{Call, Operator, Viewer};
-use super::json::JsonBody;
 use super::wire::{Deleted, edit, etag, if_match, invalid, page_by_name};
 use crate::admin::{Admin, AdminError, ModelPatch, NewModel, mark_of_model};
 use crate::api::data::ModelView;
+use crate::api::json::JsonBody;
 use crate::api::problem::ApiError;
 use crate::domain::ids::{InvalidModelId, ModelId};
 use crate::models::ModelEntry;

@@ -9,10 +9,10 @@ use poem_openapi::{ApiResponse, Object, OpenApi};
 
 use super::AdminPlane;
 use super::call::{Call, Operator, Viewer};
-use super::json::JsonObject;
 use super::models::model_in_path;
 use super::wire::{etag, if_match};
 use crate::admin::{Admin, mark_of_rollout};
+use crate::api::json::JsonObject;
 use crate::api::problem::ApiError;
 use crate::domain::rollout::{Arm, Rollout};
 

@@ -11,9 +11,9 @@ use serde::Deserialize;
 
 use super::AdminPlane;
 use super::call::{Administrator, Call, Viewer};
-use super::json::JsonBody;
 use super::wire::{Deleted, edit, etag, id_in_path, if_match, page, time};
 use crate::admin::{Admin, NewTenant, TenantPatch};
+use crate::api::json::JsonBody;
 use crate::api::problem::ApiError;
 use crate::domain::tenant::Tenant;
 

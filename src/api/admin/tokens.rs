@@ -9,9 +9,9 @@ use serde::Deserialize;
 
 use super::AdminPlane;
 use super::call::{Administrator, Call, Viewer};
-use super::json::JsonBody;
 use super::wire::{Deleted, given_time, id_in_path, invalid, page, time};
 use crate::admin::{Admin, NewToken};
+use crate::api::json::JsonBody;
 use crate::api::problem::ApiError;
 use crate::domain::operator::{AdminToken, Role};
 

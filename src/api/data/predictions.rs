@@ -88,6 +88,8 @@ pub(in crate::api) struct RecordedResult {
     timing_ms: TimingView,
     /// The picture, without its content.
     image: Option<RecordedImage>,
+    /// The true label, where it was told.
+    feedback: Option<String>,
     /// Why there is no answer.
     error: Option<RecordedError>,
 }
@@ -159,7 +161,14 @@ impl PredictionsApi {
         let model = model.filter(|model| holder.may_use(model));
         let model = model.ok_or_else(|| away.map_or_else(not_found, ApiError::from))?;
         let model = model.to_string();
-        let results: Vec<RecordedResult> = found.into_iter().map(RecordedResult::of).collect();
+        let mut results: Vec<RecordedResult> = found.into_iter().map(RecordedResult::of).collect();
+        // What this replica's spool has is told while the store is away, without what only that knows.
+        for told in self.predictions.told(id, tenant).await.unwrap_or_default() {
+            let result = results.iter_mut().find(|result| result.index == told.index);
+            if let Some(result) = result {
+                result.feedback = Some(told.label);
+            }
+        }
         let any = results.iter().any(|result| result.error.is_none());
         Ok(Json(PredictionView::Recorded(PredictionResponse {
             request_id: id.to_string(),
@@ -254,6 +263,7 @@ impl RecordedResult {
                 width: size.map(|(width, _)| width),
                 height: size.map(|(_, height)| height),
             }),
+            feedback: None,
             error: one.code.map(|code| RecordedError {
                 title: ErrorKind::named(&code)
                     .map_or("It failed", |kind| status_of(kind).1)

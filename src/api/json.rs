@@ -1,4 +1,4 @@
-//! A JSON body of an operator's call: bounded, and refused by the name of the field that is wrong.
+//! A JSON body: bounded, and refused by the name of the field that is wrong.
 
 use std::marker::PhantomData;
 
@@ -17,14 +17,14 @@ use crate::domain::error::ErrorKind;
 const MOST_BYTES: usize = 1 << 20;
 
 /// A body that must be there.
-pub(super) struct JsonBody<T>(pub(super) T);
+pub(in crate::api) struct JsonBody<T>(pub(in crate::api) T);
 
 /// A body that may be left out, and then says nothing.
-pub(super) struct OptionalJson<T>(pub(super) T);
+pub(in crate::api) struct OptionalJson<T>(pub(in crate::api) T);
 
 /// A body that must be an object, described as a `T` and read by whom it is for.
-pub(super) struct JsonObject<T> {
-    pub(super) value: Value,
+pub(in crate::api) struct JsonObject<T> {
+    pub(in crate::api) value: Value,
     described: PhantomData<T>,
 }
 
