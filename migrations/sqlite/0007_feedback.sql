@@ -9,6 +9,8 @@ CREATE TABLE feedback (
     tenant_id BLOB NOT NULL,
     label TEXT NOT NULL,
     at TEXT NOT NULL,
+    -- Whether its prediction was found, and the label was one of its model's.
+    joined INTEGER NOT NULL,
     PRIMARY KEY (day, request_id, "index", tenant_id)
 ) STRICT;
 CREATE INDEX feedback_by_tenant ON feedback (tenant_id, day);

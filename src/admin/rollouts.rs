@@ -52,7 +52,8 @@ impl Admin {
         self.store.put_rollout(id, &rollout, &entry).await?;
         self.in_force().await?;
         self.tell("rollout.changed", &target(id), shown(&rollout));
-        Ok(rollout)
+        // As it is read from now on, to the last bit of a weight.
+        self.rollout(id)
     }
 
     /// Refuses a version that could not answer.

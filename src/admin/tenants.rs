@@ -1,5 +1,7 @@
 //! Tenants: made, changed, deleted with all that is theirs.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -118,6 +120,17 @@ impl Admin {
     /// # Errors
     /// As [`Self::change_tenant`].
     pub async fn delete_tenant(
+        self: &Arc<Self>,
+        actor: &Actor,
+        id: TenantId,
+        expected: Option<i64>,
+    ) -> Result<(), AdminError> {
+        let (admin, actor) = (Arc::clone(self), actor.clone());
+        let work = async move { admin.take_tenant_out(&actor, id, expected).await };
+        self.to_the_end(work).await
+    }
+
+    async fn take_tenant_out(
         &self,
         actor: &Actor,
         id: TenantId,

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use crate::config::{CacheConfig, LimitsConfig, Live};
 use crate::domain::error::ErrorKind;
 use crate::domain::ids::{Digest, ModelId, VersionNumber};
-use crate::domain::prediction::Asked;
+use crate::domain::prediction::{AnsweredBy, Asked};
 use crate::domain::rollout::{ArmName, Rollout, StickyBy};
 use crate::engine::Timings;
 use crate::models::{Catalog, CatalogHandle, LoadedVersion, ModelEntry};
@@ -159,7 +159,7 @@ pub struct Caller {
     pub since: Instant,
     /// Under which names it is remembered; who has none is not.
     pub asked: Option<Arc<Asked>>,
-    /// The value of the header that stays with its version, where the model's rollout names one.
+    /// The hash of the header's value that stays with its version, where the model's rollout names one.
     pub unit: Option<Arc<str>>,
     /// Whether it comes again with a picture that could not be classified for reasons that pass: these are not remembered.
     pub comes_again: bool,
@@ -396,12 +396,14 @@ impl Classifier {
         }
     }
 
-    /// Whether a version has a label; `None` where the version is not live, and nobody can say.
+    /// Whether what answered has a label; `None` where it is not live any more, and nobody can say.
     #[must_use]
-    pub fn has_label(&self, model: &ModelId, version: VersionNumber, label: &str) -> Option<bool> {
+    pub fn has_label(&self, model: &ModelId, by: &AnsweredBy, label: &str) -> Option<bool> {
         let catalog = self.catalog.load();
-        let version = catalog.models.get(model)?.versions.get(&version)?;
-        let labels = &version.loaded.as_ref()?.labels;
+        let version = catalog.models.get(model)?.versions.get(&by.version)?;
+        let loaded = version.loaded.as_ref();
+        // Another graph under the same number may have other labels.
+        let labels = &loaded.filter(|loaded| loaded.digest == by.digest)?.labels;
         Some(labels.iter().any(|one| one == label))
     }
 

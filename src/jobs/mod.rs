@@ -86,7 +86,7 @@ struct Terms {
     top_k: Option<usize>,
     min_confidence: Option<f32>,
     cache: CacheTerms,
-    /// The value of the header that stays with its version.
+    /// The hash of the header's value that stays with its version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     unit: Option<String>,
 }

@@ -33,7 +33,7 @@ pub struct Submission {
     pub options: Options,
     /// What is wanted of the result cache.
     pub reuse: Reuse,
-    /// The value of the header that stays with its version, where the model's rollout names one.
+    /// The hash of the header's value that stays with its version, where the model's rollout names one.
     pub unit: Option<String>,
     /// Where the result is sent; `None` for the tenant's own address, where it has one.
     pub callback_url: Option<String>,

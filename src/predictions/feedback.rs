@@ -78,12 +78,11 @@ impl Predictions {
         may_use: impl Fn(&Prediction) -> bool + Send,
         is_label: impl Fn(&Prediction) -> Option<bool> + Send,
     ) -> Result<Told, FeedbackError> {
-        let found = self
-            .find(feedback.request_id, Some(feedback.tenant))
-            .await?;
-        let of_request = !found.is_empty();
-        let one = found.into_iter().find(|one| one.index == feedback.index);
-        let told = match one {
+        let found = self.find(feedback.request_id, None).await?;
+        let is_known = !found.is_empty();
+        let own =
+            |one: &Prediction| one.asked.tenant == feedback.tenant && one.index == feedback.index;
+        let told = match found.into_iter().find(own) {
             Some(one) if !may_use(&one) => return Err(FeedbackError::NotFound),
             Some(one) if one.answer.is_none() => return Err(FeedbackError::Unanswered),
             Some(one) if is_label(&one) == Some(false) => {
@@ -93,14 +92,14 @@ impl Predictions {
                 });
             }
             Some(_) => Told::Joined,
-            // The pictures of a request are written together, but for those of a job.
-            None if is_recent(feedback.request_id, feedback.at) => Told::Later,
-            None => {
-                tracing::debug!(of_request, "a label for no prediction");
+            // Another tenant's, or a picture that is none of the request's.
+            None if is_known || !is_recent(feedback.request_id, feedback.at) => {
                 return Err(FeedbackError::NotFound);
             }
+            None => Told::Later,
         };
-        if self.store().put_feedback(feedback).await? {
+        let is_joined = told == Told::Joined;
+        if self.store().put_feedback(feedback, is_joined).await? {
             Ok(told)
         } else {
             Err(FeedbackError::NotFound)

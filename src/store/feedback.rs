@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use sqlx::{Postgres, Row as _, Sqlite, query};
+use sqlx::{Postgres, Row as _, Sqlite, query, query_scalar};
 use trait_gen::trait_gen;
 use uuid::Uuid;
 
@@ -19,9 +19,9 @@ const DELETED_AT_ONCE: i64 = 5000;
 /// Feedback. No change here is one that anybody hears of.
 #[async_trait]
 pub trait FeedbackStore: Send + Sync {
-    /// Keeps it, in place of what its tenant has said of the picture before. Whether there is such a prediction is not asked.
-    /// Gives whether it was kept: not what a deletion of the tenant's predictions came after.
-    async fn put_feedback(&self, feedback: &Feedback) -> Result<bool, StoreError>;
+    /// Keeps it, in place of what its tenant has said of the picture before; what was said of a prediction that was found
+    /// (`is_joined`) is not replaced by what was not. Gives `false` where a deletion of the tenant's predictions came after it.
+    async fn put_feedback(&self, feedback: &Feedback, is_joined: bool) -> Result<bool, StoreError>;
     /// What a tenant has said of a request's pictures, in their order.
     async fn find_feedback(
         &self,
@@ -41,16 +41,27 @@ pub trait FeedbackStore: Send + Sync {
 #[trait_gen(Db -> Postgres, Sqlite)]
 #[async_trait]
 impl FeedbackStore for SqlStore<Db> {
-    async fn put_feedback(&self, feedback: &Feedback) -> Result<bool, StoreError> {
+    async fn put_feedback(&self, feedback: &Feedback, is_joined: bool) -> Result<bool, StoreError> {
         self.within(async {
             let mut tx = self.writers.begin_with(Db::WRITE).await?;
             let asked_at = time_of(feedback.request_id);
-            let kept = query(
-                "INSERT INTO feedback (day, request_id, \"index\", tenant_id, label, at) \
-                 SELECT $1, $2, $3, $4, $5, $6 WHERE NOT EXISTS \
-                 (SELECT 1 FROM purges WHERE tenant_id = $4 AND at >= $7) \
-                 ON CONFLICT (day, request_id, \"index\", tenant_id) \
-                 DO UPDATE SET label = excluded.label, at = excluded.at",
+            let purged: Option<i64> = query_scalar(
+                "SELECT CAST(1 AS BIGINT) FROM purges WHERE tenant_id = $1 AND at >= $2",
+            )
+            .bind(feedback.tenant.0)
+            .bind(asked_at)
+            .fetch_optional(&mut *tx)
+            .await?;
+            if purged.is_some() {
+                tx.rollback().await?;
+                return Ok(false);
+            }
+            query(
+                "INSERT INTO feedback (day, request_id, \"index\", tenant_id, label, at, joined) \
+                 VALUES ($1, $2, $3, $4, $5, $6, $7) \
+                 ON CONFLICT (day, request_id, \"index\", tenant_id) DO UPDATE \
+                 SET label = excluded.label, at = excluded.at, joined = excluded.joined \
+                 WHERE excluded.joined OR NOT feedback.joined",
             )
             .bind(asked_at.date_naive())
             .bind(feedback.request_id)
@@ -58,11 +69,11 @@ impl FeedbackStore for SqlStore<Db> {
             .bind(feedback.tenant.0)
             .bind(&feedback.label)
             .bind(feedback.at)
-            .bind(asked_at)
+            .bind(is_joined)
             .execute(&mut *tx)
             .await?;
             tx.commit().await?;
-            Ok(kept.rows_affected() > 0)
+            Ok(true)
         })
         .await
     }

@@ -105,12 +105,12 @@ async fn what_cannot_be_said_is_refused(database: &TestDatabase) {
         .await
         .assert_problem(403, "forbidden");
     // Somebody else's guess changes nothing.
-    let guessed = tell(&gateway, &other, &id, seven()).await;
-    assert_eq!(
-        guessed.status,
-        StatusCode::ACCEPTED,
-        "as any id of the hour"
-    );
+    tell(&gateway, &other, &id, seven())
+        .await
+        .assert_problem(404, "prediction_not_found");
+    tell(&gateway, &key, &id, json!({"label": "7", "index": 1}))
+        .await
+        .assert_problem(404, "prediction_not_found");
     assert_eq!(told(&gateway, &key, &id).await, Value::Null);
     // A picture without an answer.
     let request = gateway.anonymous(Method::POST, "/v1/models/digits/classify");
@@ -168,6 +168,18 @@ async fn a_label_may_come_before_its_prediction(database: &TestDatabase) {
     let store = database.store().await;
     assert_eq!(store.add_predictions(&[prediction]).await, Ok(1));
     assert_eq!(told(&gateway, &key, &request.to_string()).await, "7");
+    let again = tell(&gateway, &key, &request.to_string(), json!({"label": "1"})).await;
+    again.assert_ok();
+    // What comes from where the prediction is not known yet does not replace what was checked.
+    let blind = lensgate::domain::feedback::Feedback {
+        request_id: request,
+        index: 0,
+        tenant: tenant.parse().expect("a tenant"),
+        label: "nonsense".to_owned(),
+        at: chrono::Utc::now(),
+    };
+    assert_eq!(store.put_feedback(&blind, false).await, Ok(true));
+    assert_eq!(told(&gateway, &key, &request.to_string()).await, "1");
 }
 
 async fn labels_go_with_a_tenants_predictions(database: &TestDatabase) {

@@ -108,9 +108,8 @@ impl FeedbackApi {
             at: self.clock.now(),
         };
         let is_label = |one: &Prediction| {
-            let version = one.answered_by.as_ref()?.version;
-            self.classifier
-                .has_label(&one.model, version, &feedback.label)
+            let by = one.answered_by.as_ref()?;
+            self.classifier.has_label(&one.model, by, &feedback.label)
         };
         let told = self
             .predictions

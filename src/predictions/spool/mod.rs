@@ -147,12 +147,15 @@ impl Spool {
         // A process that was killed may not have deleted all that it had read.
         forget(&memory, &segments.advance(Position::default()))?;
         let now = now(&*clock);
+        let mut more = 0;
         for other in slot.abandoned(root)? {
             if let Some(read) = segments.adopt(&other.folder, now)? {
                 memory.remember(read)?;
+                // For what comes, beside what was taken over.
+                more = settings.max_bytes / 2;
             }
         }
-        segments.make_room(settings.max_bytes);
+        segments.make_room(settings.max_bytes, more);
         let shared = Arc::new(Shared {
             settings,
             queue: Mutex::default(),
@@ -212,7 +215,7 @@ impl Spool {
         for rest in rest {
             let Some(bytes) = piece(&rest, PIECE)? else {
                 // It was deleted for want of room.
-                batched.end = Some(rest.end());
+                batched.end = Some(rest.end()).filter(|_| Some(rest.end()) != begin);
                 continue;
             };
             let mut frames = Frames::of(&bytes);

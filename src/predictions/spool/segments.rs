@@ -129,12 +129,10 @@ impl Segments {
     }
 
     /// What lies here at the start is not shed because other processes, or other settings, had room for more.
-    pub(super) fn make_room(&mut self, limit: u64) {
-        self.beyond = self.bytes().saturating_sub(limit);
-        if self.beyond > 0 {
-            // And some for what comes.
-            self.beyond += limit / 2;
-        }
+    /// There is `more` room beside it.
+    pub(super) fn make_room(&mut self, limit: u64, more: u64) {
+        let beyond = self.bytes().checked_sub(limit);
+        self.beyond = beyond.map_or(0, |beyond| beyond + more);
     }
 
     /// The next segment, of which there is no file yet. Nothing is added to the last one any more.
