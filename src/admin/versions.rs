@@ -133,8 +133,8 @@ impl Admin {
     /// Deletes a version: it is out of sight at once, and answers nothing when this returns.
     ///
     /// # Errors
-    /// When there is none, an alias names it, its model's rollout is pinned to it or has it as its baseline, somebody else was faster, the model store cannot be written, or the
-    /// database is away; nothing is deleted then.
+    /// When there is none, an alias names it, its model's rollout is pinned to it or has it as its baseline, somebody else was
+    /// faster, the model store cannot be written, or the database is away; nothing is deleted then.
     pub async fn delete_version(
         self: &Arc<Self>,
         actor: &Actor,

@@ -16,17 +16,12 @@ use crate::domain::error::ErrorKind;
 /// Bytes of a body.
 const MOST_BYTES: usize = 1 << 20;
 
-/// A body that must be there.
-pub(in crate::api) struct JsonBody<T>(pub(in crate::api) T);
+/// A body that must be there. It is described as a `D`; where that is not what it is read as, `T` is [`Value`] and whoever it is
+/// for reads it.
+pub(in crate::api) struct JsonBody<T, D = T>(pub(in crate::api) T, PhantomData<D>);
 
 /// A body that may be left out, and then says nothing.
 pub(in crate::api) struct OptionalJson<T>(pub(in crate::api) T);
-
-/// A body that must be an object, described as a `T` and read by whom it is for.
-pub(in crate::api) struct JsonObject<T> {
-    pub(in crate::api) value: Value,
-    described: PhantomData<T>,
-}
 
 async fn read<T: DeserializeOwned>(
     request: &Request,
@@ -88,17 +83,17 @@ fn meta<T: Type>(required: bool) -> MetaRequest {
     }
 }
 
-impl<'a, T: Type + DeserializeOwned> ApiExtractor<'a> for JsonBody<T> {
+impl<'a, T: DeserializeOwned, D: Type> ApiExtractor<'a> for JsonBody<T, D> {
     const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::RequestObject];
     type ParamType = ();
     type ParamRawType = ();
 
     fn register(registry: &mut Registry) {
-        T::register(registry);
+        D::register(registry);
     }
 
     fn request_meta() -> Option<MetaRequest> {
-        Some(meta::<T>(true))
+        Some(meta::<D>(true))
     }
 
     async fn from_request(
@@ -106,7 +101,7 @@ impl<'a, T: Type + DeserializeOwned> ApiExtractor<'a> for JsonBody<T> {
         body: &mut RequestBody,
         _: ExtractParamOptions<Self::ParamType>,
     ) -> poem::Result<Self> {
-        Ok(Self(read(request, body, None).await?))
+        Ok(Self(read(request, body, None).await?, PhantomData))
     }
 }
 
@@ -129,30 +124,5 @@ impl<'a, T: Type + DeserializeOwned> ApiExtractor<'a> for OptionalJson<T> {
         _: ExtractParamOptions<Self::ParamType>,
     ) -> poem::Result<Self> {
         Ok(Self(read(request, body, Some("{}")).await?))
-    }
-}
-
-impl<'a, T: Type> ApiExtractor<'a> for JsonObject<T> {
-    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::RequestObject];
-    type ParamType = ();
-    type ParamRawType = ();
-
-    fn register(registry: &mut Registry) {
-        T::register(registry);
-    }
-
-    fn request_meta() -> Option<MetaRequest> {
-        Some(meta::<T>(true))
-    }
-
-    async fn from_request(
-        request: &'a Request,
-        body: &mut RequestBody,
-        _: ExtractParamOptions<Self::ParamType>,
-    ) -> poem::Result<Self> {
-        Ok(Self {
-            value: read(request, body, None).await?,
-            described: PhantomData,
-        })
     }
 }

@@ -6,13 +6,14 @@ use poem::Request;
 use poem_openapi::param::Path;
 use poem_openapi::payload::Json;
 use poem_openapi::{ApiResponse, Object, OpenApi};
+use serde_json::Value;
 
 use super::AdminPlane;
 use super::call::{Call, Operator, Viewer};
 use super::models::model_in_path;
 use super::wire::{etag, if_match};
 use crate::admin::{Admin, mark_of_rollout};
-use crate::api::json::JsonObject;
+use crate::api::json::JsonBody;
 use crate::api::problem::ApiError;
 use crate::domain::rollout::{Arm, Rollout};
 
@@ -83,12 +84,12 @@ impl RolloutsApi {
         call: Call<Operator>,
         request: &Request,
         model: Path<String>,
-        body: JsonObject<RolloutRuleView>,
+        body: JsonBody<Value, RolloutRuleView>,
     ) -> Result<RolloutResponse, ApiError> {
         let id = model_in_path(&model)?;
         let put = self
             .admin
-            .put_rollout(&call.actor, &id, &body.value, if_match(request)?);
+            .put_rollout(&call.actor, &id, &body.0, if_match(request)?);
         Ok(RolloutResponse::of(&put.await?))
     }
 }

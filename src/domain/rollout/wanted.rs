@@ -26,16 +26,15 @@ fn wrong(field: impl Into<String>, reason: impl Into<String>) -> InvalidRollout 
     }
 }
 
-/// The fields of an object, each of which is read once; what is left at the end is none of its.
+/// The fields of an object that has no others than are known.
 struct Fields<'a> {
     /// What its fields' names begin with.
-    prefix: String,
-    left: Map<String, Value>,
-    known: &'a [&'a str],
+    prefix: &'a str,
+    object: &'a Map<String, Value>,
 }
 
 impl<'a> Fields<'a> {
-    fn of(prefix: &str, value: &Value, known: &'a [&'a str]) -> Result<Self, InvalidRollout> {
+    fn of(prefix: &'a str, value: &'a Value, known: &[&str]) -> Result<Self, InvalidRollout> {
         let object = value.as_object().ok_or_else(|| {
             let name = prefix.trim_end_matches('.');
             wrong(
@@ -43,17 +42,13 @@ impl<'a> Fields<'a> {
                 "must be an object",
             )
         })?;
-        let fields = Self {
-            prefix: prefix.to_owned(),
-            left: object.clone(),
-            known,
-        };
+        let fields = Self { prefix, object };
         match object.keys().find(|key| !known.contains(&key.as_str())) {
             Some(unknown) => Err(wrong(
                 fields.name(unknown),
                 format!(
                     "there is no such field here; there are {}",
-                    fields.known.join(", ")
+                    known.join(", ")
                 ),
             )),
             None => Ok(fields),
@@ -65,13 +60,12 @@ impl<'a> Fields<'a> {
     }
 
     /// A field's value; `null` is as if it were not there.
-    fn take(&mut self, field: &str) -> Option<Value> {
-        self.left.remove(field).filter(|value| !value.is_null())
+    fn get(&self, field: &str) -> Option<&'a Value> {
+        self.object.get(field).filter(|value| !value.is_null())
     }
 
-    fn version(&mut self, field: &str) -> Result<VersionNumber, InvalidRollout> {
-        let value = self.take(field);
-        let number = value.as_ref().and_then(Value::as_u64);
+    fn version(&self, field: &str) -> Result<VersionNumber, InvalidRollout> {
+        let number = self.get(field).and_then(Value::as_u64);
         let number = number.and_then(std::num::NonZeroU64::new);
         number
             .map(VersionNumber::from)
@@ -121,15 +115,15 @@ impl Split {
 }
 
 fn split(value: &Value, experiment: Uuid) -> Result<Split, InvalidRollout> {
-    let mut fields = Fields::of("", value, &["mode", "arms", "sticky_by", "experiment"])?;
-    let sticky_by = match fields.take("sticky_by") {
+    let fields = Fields::of("", value, &["mode", "arms", "sticky_by", "experiment"])?;
+    let sticky_by = match fields.get("sticky_by") {
         None => StickyBy::default(),
         Some(Value::String(text)) => text
             .parse()
             .map_err(|error: super::InvalidSticky| wrong("sticky_by", error.to_string()))?,
         Some(_) => return Err(wrong("sticky_by", super::InvalidSticky.to_string())),
     };
-    let Some(Value::Array(listed)) = fields.take("arms") else {
+    let Some(Value::Array(listed)) = fields.get("arms") else {
         return Err(wrong("arms", "must be a list of {version, weight}"));
     };
     if listed.is_empty() || listed.len() > MOST_ARMS {
@@ -138,13 +132,13 @@ fn split(value: &Value, experiment: Uuid) -> Result<Split, InvalidRollout> {
     let mut arms: Vec<Arm> = Vec::new();
     for (place, arm) in listed.iter().enumerate() {
         let prefix = format!("arms[{place}].");
-        let mut fields = Fields::of(&prefix, arm, &["version", "weight"])?;
+        let fields = Fields::of(&prefix, arm, &["version", "weight"])?;
         let version = fields.version("version")?;
         if arms.iter().any(|one| one.version == version) {
             let reason = format!("version {version} is an arm already");
             return Err(wrong(fields.name("version"), reason));
         }
-        let weight = fields.take("weight").as_ref().and_then(Value::as_f64);
+        let weight = fields.get("weight").and_then(Value::as_f64);
         let weight = weight.filter(|weight| weight.is_finite() && *weight >= 0.0);
         let weight = weight.ok_or_else(|| {
             wrong(
