@@ -37,7 +37,7 @@ macro_rules! embedded {
 }
 
 /// All migrations, in order.
-const MIGRATIONS: [Embedded; 7] = embedded![
+const MIGRATIONS: [Embedded; 8] = embedded![
     "0001_tenants_keys_and_operators",
     "0002_predictions",
     "0003_callbacks",
@@ -45,6 +45,7 @@ const MIGRATIONS: [Embedded; 7] = embedded![
     "0005_results_and_their_requests",
     "0006_rollouts",
     "0007_feedback",
+    "0008_canaries_and_comparisons",
 ];
 
 impl Embedded {
