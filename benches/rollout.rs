@@ -6,10 +6,11 @@
 
 use std::hint::black_box;
 
+use chrono::DateTime;
 use criterion::{Criterion, criterion_group, criterion_main};
 use lensgate::domain::ids::VersionNumber;
-use lensgate::domain::rollout::Rollout;
-use serde_json::json;
+use lensgate::domain::rollout::{Fresh, Rollout};
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 criterion_group!(benches, assigning);
@@ -19,8 +20,15 @@ fn split(arms: u64) -> Rollout {
     let arms: Vec<_> = (1..=arms)
         .map(|version| json!({"version": version, "weight": version}))
         .collect();
-    let wanted = json!({"mode": "split", "arms": arms});
-    Rollout::wanted(&wanted, &Rollout::Latest, Uuid::now_v7()).expect("a rollout")
+    rollout(&json!({"mode": "split", "arms": arms}))
+}
+
+fn rollout(wanted: &Value) -> Rollout {
+    let fresh = Fresh {
+        id: Uuid::now_v7(),
+        now: DateTime::default(),
+    };
+    Rollout::wanted(wanted, &Rollout::default(), fresh).expect("a rollout")
 }
 
 fn assigning(criterion: &mut Criterion) {
@@ -29,9 +37,13 @@ fn assigning(criterion: &mut Criterion) {
         .collect();
     let mut group = criterion.benchmark_group("a version for a unit");
     for (name, rollout) in [
-        ("latest", Rollout::Latest),
+        ("latest", Rollout::default()),
         ("split of 2", split(2)),
         ("split of 16", split(16)),
+        (
+            "canary",
+            rollout(&json!({"mode": "canary", "baseline": 1, "candidate": 2, "steps": [10]})),
+        ),
     ] {
         let mut unit = 0_u128;
         group.bench_function(name, |bencher| {

@@ -234,6 +234,7 @@ impl App {
             follower: Arc::clone(&core.follower),
             predictions: core.predictions.clone(),
             outbox: Arc::clone(&core.outbox),
+            tally: core.classifier.tally(),
             settings: Arc::clone(&settings) as Arc<dyn Reload>,
             clock: Arc::clone(&edges.clock),
         }));

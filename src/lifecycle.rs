@@ -107,7 +107,8 @@ fn begin(
     } = background;
     tasks.spawn(follower.follow(stop.clone()));
     tasks.spawn(Arc::clone(&operations).announce_versions(stop.clone()));
-    tasks.spawn(operations.tell_tenants(stop.clone()));
+    tasks.spawn(Arc::clone(&operations).tell_tenants(stop.clone()));
+    tasks.spawn(operations.decide_canaries(stop.clone()));
     tasks.spawn(Arc::clone(&outbox).work(stop.clone()));
     tasks.spawn(outbox.prune(stop.clone()));
     tasks.spawn(Arc::clone(&jobs).work(leaving.clone(), stop.clone()));

@@ -47,7 +47,7 @@ impl Admin {
     /// what happens while the store is away later.
     pub async fn tell_tenants(self: Arc<Self>, stop: CancellationToken) {
         let mut happenings = self.manager.events();
-        let mut news = self.standing();
+        let mut news = self.news_now();
         loop {
             for one in &news {
                 if !self.tell_at_last(one, &stop).await {
@@ -60,7 +60,7 @@ impl Admin {
             };
             news = match happened {
                 Ok(event) => news_of(&event).into_iter().collect(),
-                Err(RecvError::Lagged(_)) => self.standing(),
+                Err(RecvError::Lagged(_)) => self.news_now(),
                 Err(RecvError::Closed) => return,
             };
         }
@@ -83,7 +83,7 @@ impl Admin {
     }
 
     /// What there is to say of versions as they stand now. Of replacements only what happens to them is told.
-    fn standing(&self) -> Vec<News> {
+    fn news_now(&self) -> Vec<News> {
         let catalog = self.manager.catalog().load();
         let versions = catalog.models.values().flat_map(|model| {
             model.versions.iter().map(|(&version, entry)| ModelEvent {

@@ -7,12 +7,13 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use tokio_util::task::TaskTracker;
+use uuid::Uuid;
 
 use crate::callbacks::Outbox;
 use crate::domain::clock::Clock;
 use crate::model_store::StoreEditor;
 use crate::models::ModelManager;
-use crate::predictions::Predictions;
+use crate::predictions::{Predictions, Tally};
 use crate::store::Store;
 
 mod actor;
@@ -20,6 +21,7 @@ mod aliases;
 mod announcer;
 mod audit;
 mod callbacks;
+mod canary;
 mod error;
 mod events;
 mod first;
@@ -36,6 +38,7 @@ mod uploads;
 mod versions;
 
 pub use actor::Actor;
+pub use canary::Standing;
 pub use error::AdminError;
 pub use events::{Event, EventBus};
 pub use first::{FirstSecrets, NewSecrets, fill};
@@ -63,6 +66,9 @@ pub struct Admin {
     follower: Arc<Follower>,
     predictions: Predictions,
     outbox: Arc<Outbox>,
+    tally: Arc<Tally>,
+    /// This replica, where one of several decides.
+    replica: Uuid,
     settings: Arc<dyn Reload>,
     events: EventBus,
     clock: Arc<dyn Clock>,
@@ -83,6 +89,8 @@ pub struct Parts {
     pub predictions: Predictions,
     /// What tenants are told.
     pub outbox: Arc<Outbox>,
+    /// What rollouts are judged by.
+    pub tally: Arc<Tally>,
     /// The settings that may change.
     pub settings: Arc<dyn Reload>,
     /// The time.
@@ -103,6 +111,8 @@ impl Admin {
             follower: parts.follower,
             predictions: parts.predictions,
             outbox: parts.outbox,
+            tally: parts.tally,
+            replica: Uuid::now_v7(),
             settings: parts.settings,
             started_at: parts.clock.now(),
             clock: parts.clock,

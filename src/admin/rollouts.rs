@@ -8,8 +8,9 @@ use super::actor::Deed;
 use super::models::mark;
 use super::{Actor, Admin, AdminError, models, still};
 use crate::domain::ids::{ModelId, VersionNumber};
-use crate::domain::rollout::Rollout;
+use crate::domain::rollout::{Fresh, Rollout};
 use crate::models::{Happening, ModelEvent, VersionState};
+use crate::store::RolloutChange;
 
 impl Admin {
     /// How a model's traffic is shared.
@@ -37,7 +38,11 @@ impl Admin {
         self.in_force().await?;
         let before = self.model_by_now(id).await?.rollout.clone();
         still(expected, mark_of_rollout(&before))?;
-        let rollout = Rollout::wanted(wanted, &before, Uuid::now_v7());
+        let fresh = Fresh {
+            id: Uuid::now_v7(),
+            now: self.clock.now(),
+        };
+        let rollout = Rollout::wanted(wanted, &before, fresh);
         let rollout = rollout.map_err(|error| AdminError::Invalid(error.to_string()))?;
         for (field, version) in rollout.named() {
             self.check_live(id, &field, version).await?;
@@ -48,8 +53,13 @@ impl Admin {
             before: Some(shown(&before)),
             after: Some(shown(&rollout)),
         };
-        let entry = actor.did(deed, self.clock.now());
-        self.store.put_rollout(id, &rollout, &entry).await?;
+        let change = RolloutChange {
+            before: &before,
+            after: &rollout,
+            aliases: &[],
+        };
+        let entry = actor.did(deed, fresh.now);
+        self.store.put_rollout(id, &change, &entry).await?;
         self.in_force().await?;
         self.tell("rollout.changed", &target(id), shown(&rollout));
         // As it is read from now on, to the last bit of a weight.
@@ -57,7 +67,7 @@ impl Admin {
     }
 
     /// Refuses a version that could not answer.
-    async fn check_live(
+    pub(super) async fn check_live(
         &self,
         id: &ModelId,
         field: &str,
@@ -97,8 +107,7 @@ impl Admin {
         let is_arm = model
             .rollout
             .arms()
-            .iter()
-            .any(|arm| arm.version == event.version);
+            .any(|arm| arm.version == event.version && arm.weight > 0.0);
         // A replacement that failed leaves what serves.
         let serves = model.live().any(|live| live.number == event.version);
         if is_arm && !serves {
@@ -122,11 +131,11 @@ pub fn mark_of_rollout(rollout: &Rollout) -> i64 {
     mark(hasher)
 }
 
-fn target(id: &ModelId) -> String {
+pub(super) fn target(id: &ModelId) -> String {
     format!("{}/rollout", models::target(id))
 }
 
 /// There is nothing in it that JSON could not say.
-fn shown(rollout: &Rollout) -> Value {
+pub(super) fn shown(rollout: &Rollout) -> Value {
     serde_json::to_value(rollout).unwrap_or_default()
 }

@@ -7,14 +7,16 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use uuid::Uuid;
 
 use crate::config::{CacheConfig, LimitsConfig, Live};
 use crate::domain::error::ErrorKind;
 use crate::domain::ids::{Digest, ModelId, VersionNumber};
 use crate::domain::prediction::{AnsweredBy, Asked};
-use crate::domain::rollout::{ArmName, Rollout, StickyBy};
+use crate::domain::rollout::{ArmName, CanaryPlace, Rollout, StickyBy};
 use crate::engine::Timings;
 use crate::models::{Catalog, CatalogHandle, LoadedVersion, ModelEntry};
+use crate::predictions::{ArmOutcome, Tally};
 use crate::vision;
 
 mod budget;
@@ -23,12 +25,14 @@ mod error;
 mod flights;
 mod recorder;
 mod scores;
+mod shadow;
 
 pub use budget::{InflightBudget, Reservation};
 use cache::Shape;
 pub use error::ClassifyError;
 pub use recorder::Recorder;
 use scores::{Scores, digest_of};
+use shadow::{Shadowed, Shadows};
 
 pub use crate::vision::Format;
 
@@ -108,7 +112,20 @@ impl Route {
             version: self.pinned,
             state: entry.map(|entry| entry.state),
         })?;
-        Ok(Choice { version, arm, mode })
+        let canary = self.entry.rollout.canary();
+        let canary = canary.filter(|canary| self.pinned.is_none() && canary.is_open());
+        Ok(Choice {
+            version,
+            arm,
+            mode,
+            canary: canary.map(|canary| (canary.run, canary.step())),
+            is_routed: self.pinned.is_none(),
+        })
+    }
+
+    /// The version of a number, where it is live.
+    fn live(&self, number: VersionNumber) -> Option<Arc<LoadedVersion>> {
+        self.entry.versions.get(&number)?.loaded.clone()
     }
 
     /// The most labels that a version has which may answer.
@@ -117,7 +134,7 @@ impl Route {
         if self.pinned.is_some() {
             return Ok(one);
         }
-        let arms = self.entry.rollout.arms().iter();
+        let arms = self.entry.rollout.arms();
         let arms = arms.filter_map(|arm| self.entry.versions.get(&arm.version)?.loaded.as_ref());
         Ok(arms
             .map(|version| version.labels.len())
@@ -133,6 +150,18 @@ struct Choice {
     version: Arc<LoadedVersion>,
     arm: Option<ArmName>,
     mode: &'static str,
+    /// The run and the step of a canary of which something is still to be decided.
+    canary: Option<(Uuid, u64)>,
+    /// Whether the rollout has chosen it, and not the caller.
+    is_routed: bool,
+}
+
+impl Choice {
+    /// Whose figures it adds to, where a canary is to be decided.
+    fn place(&self) -> Option<CanaryPlace> {
+        let (run, step) = self.canary?;
+        Some((run, step, self.arm?))
+    }
 }
 
 /// What a caller may choose beside the picture.
@@ -207,6 +236,11 @@ impl CacheUse {
     pub fn is_hit(self) -> bool {
         matches!(self, Self::Hit { .. })
     }
+
+    /// Whether the scores came from a run for this answer.
+    fn has_run(self) -> bool {
+        !matches!(self, Self::Hit { .. } | Self::Collapsed)
+    }
 }
 
 /// One encoded picture, and its bytes' share of the budget.
@@ -272,7 +306,9 @@ pub struct Classifier {
     catalog: CatalogHandle,
     config: ClassifierConfig,
     budget: InflightBudget,
-    scores: Scores,
+    scores: Arc<Scores>,
+    shadows: Arc<Shadows>,
+    tally: Arc<Tally>,
     recorder: Option<Recorder>,
     phase: AtomicU8,
 }
@@ -287,9 +323,13 @@ impl Classifier {
     ) -> Self {
         let budget = InflightBudget::new(config.limits.load().max_inflight_bytes);
         let limits = config.limits.clone();
+        let scores = Arc::new(Scores::new(&config.cache, limits.clone(), budget.clone()));
+        let tally = Arc::default();
         Self {
             catalog,
-            scores: Scores::new(&config.cache, limits, budget.clone()),
+            shadows: Arc::new(Shadows::new(&scores, &tally, limits)),
+            scores,
+            tally,
             config,
             budget,
             recorder,
@@ -301,6 +341,12 @@ impl Classifier {
     #[must_use]
     pub fn budget(&self) -> &InflightBudget {
         &self.budget
+    }
+
+    /// What rollouts are judged by; whoever decides takes it to the store.
+    #[must_use]
+    pub fn tally(&self) -> Arc<Tally> {
+        Arc::clone(&self.tally)
     }
 
     /// Pictures of one batch that should be worked on at the same time.
@@ -443,19 +489,34 @@ impl Classifier {
         };
         let unit = sticky_by.map(|by| unit(by, caller, digest, picture.index));
         let choice = route.assign(&unit.unwrap_or_default());
-        let Some((recorder, asked)) = recorder else {
-            return self
-                .answer(&choice?, picture, digest, options, caller)
-                .await;
-        };
-        let entry = recorder.begin(asked, route, &choice, &picture, digest);
+        let place = choice.as_ref().ok().and_then(Choice::place);
+        let shadowed = choice
+            .as_ref()
+            .ok()
+            .and_then(|choice| Shadowed::of(route, choice, &picture, digest, caller));
+        let entry = recorder.map(|(recorder, asked)| {
+            (
+                recorder,
+                recorder.begin(asked, route, &choice, &picture, digest),
+            )
+        });
         let outcome = match choice {
             Ok(choice) => self.answer(&choice, picture, digest, options, caller).await,
             Err(error) => Err(error),
         };
         let comes_again = caller.comes_again && outcome.as_ref().is_err_and(ClassifyError::passes);
         if !comes_again {
-            recorder.end(entry, &outcome, caller.since).await;
+            if let Some((recorder, entry)) = entry {
+                recorder.end(entry, &outcome, caller.since).await;
+            }
+            if let Some((place, outcome)) = place.zip(arm_outcome(&outcome)) {
+                self.tally.did(place, outcome);
+            }
+        }
+        if let Some((shadowed, answer)) = shadowed.zip(outcome.as_ref().ok())
+            && self.phase() == Phase::Serving
+        {
+            self.shadows.show(shadowed, answer, caller);
         }
         outcome
     }
@@ -525,6 +586,24 @@ pub fn check_format(picture: &[u8]) -> Result<(), ClassifyError> {
     Ok(())
 }
 
+/// What became of a picture, as its arm is judged by it; `None` where that is not the arm's doing.
+fn arm_outcome(outcome: &Result<Classification, ClassifyError>) -> Option<ArmOutcome> {
+    match outcome {
+        Ok(answer) => {
+            let timings = answer.timings;
+            let took = timings.queue + timings.prepare + timings.run;
+            Some(ArmOutcome::Answered(answer.cache.has_run().then_some(took)))
+        }
+        Err(
+            ClassifyError::Engine(_)
+            | ClassifyError::NoScores
+            | ClassifyError::DeadlineExceeded
+            | ClassifyError::Overloaded { .. },
+        ) => Some(ArmOutcome::Failed),
+        Err(_) => None,
+    }
+}
+
 /// What stays with its version: who asks, the picture, or the value of a header. Who has none of it is assigned by itself.
 fn unit(by: &StickyBy, caller: &Caller, digest: Option<Digest>, index: u32) -> Vec<u8> {
     let asked = caller.asked.as_ref();
@@ -535,7 +614,7 @@ fn unit(by: &StickyBy, caller: &Caller, digest: Option<Digest>, index: u32) -> V
         StickyBy::Header(_) => caller.unit.as_ref().map(|unit| unit.as_bytes().to_vec()),
     };
     unit.unwrap_or_else(|| {
-        let request = asked.map_or_else(uuid::Uuid::now_v7, |asked| asked.request_id);
+        let request = asked.map_or_else(Uuid::now_v7, |asked| asked.request_id);
         [&request.as_bytes()[..], &index.to_be_bytes()].concat()
     })
 }

@@ -42,6 +42,16 @@ pub(super) struct Scored {
 
 type Outcome = Result<Scored, ClassifyError>;
 
+/// What a run that nobody waits for works within.
+pub(super) struct Beside<'a> {
+    /// The picture's.
+    pub(super) digest: Digest,
+    /// When it is given up.
+    pub(super) deadline: Instant,
+    /// What its bytes and pixels are taken from.
+    pub(super) budget: &'a InflightBudget,
+}
+
 /// Where scores come from.
 pub(super) struct Scores {
     cache: Option<ResultCache>,
@@ -86,6 +96,7 @@ impl Scores {
             },
             budget: self.budget.clone(),
             flow: Flow(Arc::clone(&caller.name)),
+            priority: Priority::Normal,
             deadline,
         };
         let alone = async |run: Run, picture, cache| {
@@ -98,17 +109,11 @@ impl Scores {
         if caller.reuse == Reuse::Neither {
             return alone(run, picture, CacheUse::Declined { stored: false }).await;
         }
-        let max_pixels = run.limits.max_pixels;
-        let key = Key {
-            fingerprint: version.fingerprint,
-            backend: version.backend,
-            picture: match digest {
-                Some(digest) => digest,
-                None => digest_of(&picture.bytes).await?,
-            },
-            max_pixels,
-            tenant: caller.tenant.clone().filter(|_| !self.shared),
+        let digest = match digest {
+            Some(digest) => digest,
+            None => digest_of(&picture.bytes).await?,
         };
+        let key = self.key(&run, digest, caller);
         if caller.reuse == Reuse::Renew {
             let mut fresh = alone(run, picture, CacheUse::Off).await?;
             let stored = cache.store(key, &fresh.scores, fresh.shape).await;
@@ -119,6 +124,51 @@ impl Scores {
             return Ok(scored);
         }
         self.together(cache, key, run, picture).await
+    }
+
+    /// The scores of `picture` on `version` for nobody who waits: kept ones, or those of a run of lower priority. Nobody else's
+    /// run is joined, and nobody joins this one: who did would wait as if nobody did.
+    pub(super) async fn beside(
+        &self,
+        version: &Arc<LoadedVersion>,
+        picture: EncodedPicture,
+        caller: &Caller,
+        beside: Beside<'_>,
+    ) -> Outcome {
+        let run = Run {
+            version: Arc::clone(version),
+            limits: DecodeLimits {
+                max_pixels: self.limits.load().max_image_pixels,
+            },
+            budget: beside.budget.clone(),
+            flow: Flow(Arc::clone(&caller.name)),
+            priority: Priority::Background,
+            deadline: beside.deadline,
+        };
+        let cache = self.cache.as_ref().filter(|_| version.cache);
+        let kept_as = cache.map(|cache| (cache, self.key(&run, beside.digest, caller)));
+        if let Some((cache, key)) = &kept_as
+            && let Some(scored) = kept(cache, key).await
+        {
+            return Ok(scored);
+        }
+        let ran = within(beside.deadline, run.scores(picture)).await?;
+        let stored = match kept_as {
+            Some((cache, key)) => cache.store(key, &ran.scores, ran.shape).await,
+            None => false,
+        };
+        Ok(ran.scored(CacheUse::Miss { stored }))
+    }
+
+    /// What the scores of a picture are kept as.
+    fn key(&self, run: &Run, picture: Digest, caller: &Caller) -> Key {
+        Key {
+            fingerprint: run.version.fingerprint,
+            backend: run.version.backend,
+            picture,
+            max_pixels: run.limits.max_pixels,
+            tenant: caller.tenant.clone().filter(|_| !self.shared),
+        }
     }
 
     /// Works the scores out for all who ask for them now. Whose leader failed by a deadline, a full queue or a fault
@@ -232,6 +282,7 @@ struct Run {
     limits: DecodeLimits,
     budget: InflightBudget,
     flow: Flow,
+    priority: Priority,
     deadline: Instant,
 }
 
@@ -243,7 +294,7 @@ impl Run {
         self.version.scheduler.submit(Job {
             prepare: self.prepare(picture, Arc::clone(&shape)),
             flow: self.flow.clone(),
-            priority: Priority::Normal,
+            priority: self.priority,
             deadline: self.deadline,
             reply,
         })?;

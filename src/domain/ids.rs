@@ -5,6 +5,8 @@ use std::fmt;
 use std::num::NonZeroU64;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 /// The name of a model: `[a-z0-9][a-z0-9._-]{0,63}`. It is also the name of its folder, so it can never leave it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ModelId(String);
@@ -47,9 +49,7 @@ impl fmt::Display for ModelId {
 }
 
 /// The number of a version: a positive integer, also the name of its folder.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct VersionNumber(NonZeroU64);
 
 /// A string that is no version number.
@@ -90,7 +90,8 @@ impl fmt::Display for VersionNumber {
 }
 
 /// A movable name of a version: `[a-z][a-z0-9._-]{0,63}`. It begins with a letter, so it is never taken for a number.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Alias(String);
 
 /// A string that is no alias.
@@ -119,6 +120,20 @@ impl FromStr for Alias {
         } else {
             Err(InvalidAlias)
         }
+    }
+}
+
+impl TryFrom<String> for Alias {
+    type Error = InvalidAlias;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<Alias> for String {
+    fn from(alias: Alias) -> Self {
+        alias.0
     }
 }
 

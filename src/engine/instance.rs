@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::lone::Wide;
 use super::permits::Permit;
 use super::queue::{Queue, Waiting};
-use super::{Done, EngineError, Job, Timings};
+use super::{Done, EngineError, Job, Priority, Timings};
 use crate::backend::{BackendError, Session};
 use crate::domain::tensor::Tensor;
 
@@ -59,6 +59,7 @@ impl Instance {
         let Waiting { job, since, .. } = waiting;
         let Job {
             prepare: make,
+            priority,
             deadline,
             reply,
             ..
@@ -69,7 +70,7 @@ impl Instance {
             if prepared >= deadline || reply.is_closed() {
                 return Err(EngineError::DeadlineExceeded);
             }
-            let output = self.run(&tensor, permit)?;
+            let output = self.run(&tensor, priority, permit)?;
             let timings = Timings {
                 queue: started - since,
                 prepare: prepared - started,
@@ -82,9 +83,14 @@ impl Instance {
         let _ = reply.send(outcome);
     }
 
-    /// On all the cores if this job has the process to itself, else on one.
-    fn run(&self, tensor: &Tensor, permit: &mut Permit) -> Result<Tensor, EngineError> {
-        let lone = self.wide.as_ref();
+    /// On all the cores if this job has the process to itself, else on one; also where nobody waits for it, as somebody may come.
+    fn run(
+        &self,
+        tensor: &Tensor,
+        priority: Priority,
+        permit: &mut Permit,
+    ) -> Result<Tensor, EngineError> {
+        let lone = self.wide.as_ref().filter(|_| priority == Priority::Normal);
         let Some(wide) = lone.filter(|_| self.queue.len() == 0 && permit.is_alone()) else {
             return self.graph.run(tensor);
         };

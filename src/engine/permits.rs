@@ -16,6 +16,7 @@ pub struct RunPermits {
 
 #[derive(Debug)]
 struct State {
+    total: usize,
     free: usize,
     /// Gates made so far.
     gates: u64,
@@ -51,15 +52,18 @@ pub(super) struct Permit {
 impl State {
     /// Hands free permits out in the line's order. The first is waited for even where a later one asks for less:
     /// else who wants many cores would never get them.
+    /// Background work leaves one permit free, or takes all when nothing runs: whoever comes next need not wait for it.
     fn hand_out(&mut self) {
         loop {
-            let line = if self.normal.is_empty() {
-                &mut self.background
+            let (line, free) = if self.normal.is_empty() {
+                let is_idle = self.free == self.total;
+                let free = self.free - usize::from(!is_idle && self.free > 0);
+                (&mut self.background, free)
             } else {
-                &mut self.normal
+                (&mut self.normal, self.free)
             };
             match line.front() {
-                Some(first) if first.weight <= self.free => {}
+                Some(first) if first.weight <= free => {}
                 _ => return,
             }
             if let Some(first) = line.pop_front() {
@@ -83,6 +87,7 @@ impl RunPermits {
         Arc::new(Self {
             total,
             state: Mutex::new(State {
+                total,
                 free: total,
                 gates: 0,
                 normal: VecDeque::new(),

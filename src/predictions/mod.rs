@@ -11,6 +11,7 @@ mod reading;
 mod record;
 mod retention;
 mod spool;
+mod tally;
 mod writer;
 
 pub use archive::{Archive, ArchiveError, ArchiveStatus};
@@ -18,6 +19,7 @@ pub use feedback::{FeedbackError, Told};
 pub use log::{LogError, LogStatus, PredictionLog};
 pub use reading::{Page, Predictions, ReadError};
 pub use retention::Retention;
+pub use tally::{ArmOutcome, Heard, Tally};
 pub use writer::PredictionWriter;
 
 pub use crate::store::{PredictionFilter, PredictionMark};

@@ -11,7 +11,7 @@ use chrono::{DateTime, NaiveDate, Utc};
 use uuid::Uuid;
 
 use crate::domain::api_key::ApiKey;
-use crate::domain::ids::{ModelId, VersionNumber};
+use crate::domain::ids::{Alias, ModelId, VersionNumber};
 use crate::domain::operator::{AdminToken, AuditEntry};
 use crate::domain::rollout::Rollout;
 use crate::domain::tenant::{KeyId, Tenant, TenantId, TokenId};
@@ -22,6 +22,7 @@ mod changes;
 mod connect;
 mod error;
 mod feedback;
+mod figures;
 mod jobs;
 mod keys;
 mod migrate;
@@ -41,6 +42,7 @@ pub use callbacks::{
 };
 pub use connect::{connect, migrate};
 pub use feedback::FeedbackStore;
+pub use figures::{CanarySteps, FigureStore, MOST_DISAGREEMENTS};
 pub use jobs::{
     EndedJob, GivenBack, JobBounds, JobLease, JobStore, Kept, NewJob, NewJobKey, TakenJob,
     TakenPicture,
@@ -195,6 +197,17 @@ pub struct ModelWish {
     pub rollout: Rollout,
 }
 
+/// Another rollout for a model.
+#[derive(Clone, Copy, Debug)]
+pub struct RolloutChange<'a> {
+    /// The one that the caller has read.
+    pub before: &'a Rollout,
+    /// The one in its place.
+    pub after: &'a Rollout,
+    /// Aliases that move with it, and what they name then.
+    pub aliases: &'a [(Alias, VersionNumber)],
+}
+
 /// What operators want of models.
 #[async_trait]
 pub trait WishStore: Send + Sync {
@@ -218,11 +231,14 @@ pub trait WishStore: Send + Sync {
         alias: &str,
         audit: &AuditEntry,
     ) -> Result<(), StoreError>;
-    /// Says how a model's traffic is shared from now on.
+    /// Says how a model's traffic is shared from now on, where it is shared as the caller has read it, and moves aliases with it.
+    ///
+    /// # Errors
+    /// [`StoreError::Stale`] where it was changed meanwhile.
     async fn put_rollout(
         &self,
         model: &ModelId,
-        rollout: &Rollout,
+        change: &RolloutChange<'_>,
         audit: &AuditEntry,
     ) -> Result<(), StoreError>;
     /// Says whether a version is to stay out of service. Writes nothing, not even the audit entry, where it is so already;
@@ -235,6 +251,9 @@ pub trait WishStore: Send + Sync {
         audit: &AuditEntry,
     ) -> Result<bool, StoreError>;
     /// A version is gone: whether it was unloaded is forgotten. Aliases stay: the caller has refused where there are any.
+    ///
+    /// # Errors
+    /// [`StoreError::Stale`] where a rollout has come to need it.
     async fn forget_version(
         &self,
         model: &ModelId,
@@ -335,6 +354,7 @@ pub trait Store:
     + CallbackStore
     + JobStore
     + FeedbackStore
+    + FigureStore
 {
     /// What the database is, for people: `SQLite 3.50.4`, `PostgreSQL 15.18`.
     fn engine(&self) -> &str;

@@ -8,7 +8,7 @@ use trait_gen::trait_gen;
 
 use super::rows::{number, strange};
 use super::sql_store::{Change, SqlStore};
-use super::{ModelWish, StoreError, WishStore};
+use super::{ModelWish, RolloutChange, StoreError, WishStore};
 use crate::domain::ids::{ModelId, VersionNumber};
 use crate::domain::operator::AuditEntry;
 use crate::domain::rollout::Rollout;
@@ -42,15 +42,7 @@ impl WishStore for SqlStore<Db> {
                     .bind(alias)
                     .fetch_optional(&mut *change.tx)
                     .await?;
-            query(
-                "INSERT INTO model_aliases (model, alias, version) VALUES ($1, $2, $3) \
-                 ON CONFLICT (model, alias) DO UPDATE SET version = excluded.version",
-            )
-            .bind(model.as_str())
-            .bind(alias)
-            .bind(version.get().cast_signed())
-            .execute(&mut *change.tx)
-            .await?;
+            change.set_alias(model, alias, version).await?;
             change.mark_wishes().await?;
             change.commit(audit).await?;
             Ok(before.map(number).transpose()?)
@@ -84,13 +76,17 @@ impl WishStore for SqlStore<Db> {
     async fn put_rollout(
         &self,
         model: &ModelId,
-        rollout: &Rollout,
+        wanted: &RolloutChange<'_>,
         audit: &AuditEntry,
     ) -> Result<(), StoreError> {
         self.within(async {
-            let text = serde_json::to_string(rollout);
+            let text = serde_json::to_string(wanted.after);
             let text = text.map_err(|error| StoreError::Failed(error.to_string()))?;
             let mut change = self.change().await?;
+            if change.rollout_of(model).await? != *wanted.before {
+                change.abandon().await?;
+                return Err(StoreError::Stale);
+            }
             query(
                 "INSERT INTO model_rollouts (model, rollout) VALUES ($1, $2) \
                  ON CONFLICT (model) DO UPDATE SET rollout = excluded.rollout",
@@ -99,6 +95,9 @@ impl WishStore for SqlStore<Db> {
             .bind(text)
             .execute(&mut *change.tx)
             .await?;
+            for (alias, version) in wanted.aliases {
+                change.set_alias(model, alias.as_str(), *version).await?;
+            }
             change.mark_wishes().await?;
             change.commit(audit).await
         })
@@ -146,6 +145,10 @@ impl WishStore for SqlStore<Db> {
     ) -> Result<(), StoreError> {
         self.within(async {
             let mut change = self.change().await?;
+            if change.rollout_of(model).await?.mainstay() == Some(version) {
+                change.abandon().await?;
+                return Err(StoreError::Stale);
+            }
             query("DELETE FROM unloaded_versions WHERE model = $1 AND version = $2")
                 .bind(model.as_str())
                 .bind(version.get().cast_signed())
@@ -218,6 +221,35 @@ impl SqlStore<Db> {
 
 #[trait_gen(Db -> Postgres, Sqlite)]
 impl Change<Db> {
+    /// How a model's traffic is shared, as this change finds it.
+    async fn rollout_of(&mut self, model: &ModelId) -> Result<Rollout, StoreError> {
+        let text: Option<String> =
+            query_scalar("SELECT rollout FROM model_rollouts WHERE model = $1")
+                .bind(model.as_str())
+                .fetch_optional(&mut *self.tx)
+                .await?;
+        let rollout = text.map(|text| serde_json::from_str(&text).map_err(strange));
+        Ok(rollout.transpose()?.unwrap_or_default())
+    }
+
+    async fn set_alias(
+        &mut self,
+        model: &ModelId,
+        alias: &str,
+        version: VersionNumber,
+    ) -> Result<(), StoreError> {
+        query(
+            "INSERT INTO model_aliases (model, alias, version) VALUES ($1, $2, $3) \
+             ON CONFLICT (model, alias) DO UPDATE SET version = excluded.version",
+        )
+        .bind(model.as_str())
+        .bind(alias)
+        .bind(version.get().cast_signed())
+        .execute(&mut *self.tx)
+        .await?;
+        Ok(())
+    }
+
     /// Says that what is wanted of models is another from this revision on.
     async fn mark_wishes(&mut self) -> Result<(), StoreError> {
         query("UPDATE revision SET wishes = value WHERE id = 1")

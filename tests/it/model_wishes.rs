@@ -37,7 +37,7 @@ fn graph() -> Vec<u8> {
 
 fn wishes(unloaded: &[u64], aliases: &[(&str, u64)]) -> BTreeMap<ModelId, ModelWish> {
     let wish = ModelWish {
-        rollout: Rollout::Latest,
+        rollout: Rollout::default(),
         aliases: aliases
             .iter()
             .map(|&(alias, n)| (alias.to_owned(), number(n)))

@@ -57,6 +57,11 @@ def draw(digit: Array, dx: int = 0, dy: int = 0) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(moved))
 
 
+def written(digit: Array, label: int) -> str:
+    """A line of `test-split.txt`: the label, and the 64 values 0..16 row by row as `0` to `9` and `a` to `g`."""
+    return f"{label} {''.join('0123456789abcdefg'[int(value)] for value in digit.ravel())}\n"
+
+
 def png(picture: Image.Image) -> bytes:
     """The picture as the bytes of a PNG file."""
     picture.save(out := io.BytesIO(), "PNG", optimize=True)
@@ -273,6 +278,7 @@ def main() -> None:
         right = int((answer.argmax(1) == y_test).sum())
         print(f"version {version}: {right}/{len(y_test)} = {right / len(y_test):.2%}, {sizes[version]} parameters")
 
+    (out / "test-split.txt").write_text("".join(written(d, label) for d, label in zip(test, y_test)))
     (out / "labels.txt").write_text("".join(f"{d}\n" for d in range(CLASSES)))
     samples = out / "samples"
     samples.mkdir(exist_ok=True)

@@ -1,7 +1,8 @@
 //! How a model's traffic is shared between its versions, and which version a request gets.
 //!
 //! [`Rollout::assign`] is a pure function of the rule, the request's unit and the versions that are live: the same on every
-//! replica and after every restart. How a rule is read and what is refused is in `wanted`.
+//! replica and after every restart. How a rule is read and what is refused is in `wanted`; what becomes of a canary, and on
+//! which evidence, in `canary`, `guard` and `evidence`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,14 +13,34 @@ use uuid::Uuid;
 
 use super::ids::VersionNumber;
 
+mod canary;
+mod evidence;
+mod figures;
+mod guard;
 mod wanted;
 
-pub use wanted::InvalidRollout;
+pub use canary::{Canary, CanaryState, Order, Stage, Verdict};
+pub use figures::{
+    Agreement, ArmFigures, ArmLabels, CanaryPlace, Counted, Disagreement, Figures, Latencies, Pair,
+};
+pub use guard::Guards;
+pub use wanted::{Fresh, InvalidRollout};
+
+/// How a model's requests find their version, and which one listens beside it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Rollout {
+    /// The rule.
+    #[serde(flatten)]
+    pub rule: Rule,
+    /// What also runs, on a sample, without being heard.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shadow: Option<Shadow>,
+}
 
 /// The rule by which a model's requests find their version.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "mode", rename_all = "lowercase")]
-pub enum Rollout {
+pub enum Rule {
     /// The highest number that is live.
     #[default]
     Latest,
@@ -30,6 +51,17 @@ pub enum Rollout {
     },
     /// Versions side by side.
     Split(Split),
+    /// A candidate that gets more and more of the traffic, or none.
+    Canary(Box<Canary>),
+}
+
+/// A version that also runs on a sample of the pictures; nobody waits for it.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Shadow {
+    /// The version.
+    pub version: VersionNumber,
+    /// The part of the pictures, from 0 to 1.
+    pub sample: f64,
 }
 
 /// Versions side by side, each with its share of the traffic.
@@ -67,12 +99,35 @@ pub enum StickyBy {
 }
 
 /// Which part of a rollout a version was chosen for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ArmName(VersionNumber);
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ArmName {
+    /// Of a split: the arm of this version.
+    Of(VersionNumber),
+    /// Of a canary: what served before.
+    Baseline,
+    /// Of a canary: what is tried.
+    Candidate,
+}
 
 impl fmt::Display for ArmName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        match self {
+            Self::Of(version) => version.fmt(f),
+            Self::Baseline => f.write_str("baseline"),
+            Self::Candidate => f.write_str("candidate"),
+        }
+    }
+}
+
+impl FromStr for ArmName {
+    type Err = super::ids::InvalidVersion;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "baseline" => Ok(Self::Baseline),
+            "candidate" => Ok(Self::Candidate),
+            version => version.parse().map(Self::Of),
+        }
     }
 }
 
@@ -88,52 +143,93 @@ pub struct Assigned {
 }
 
 impl Rollout {
+    /// A rule, and nothing beside it.
+    #[must_use]
+    pub fn of(rule: Rule) -> Self {
+        Self { rule, shadow: None }
+    }
+
     /// The name of the mode on the wire.
     #[must_use]
     pub fn mode(&self) -> &'static str {
-        match self {
-            Self::Latest => "latest",
-            Self::Pinned { .. } => "pinned",
-            Self::Split(_) => "split",
+        match &self.rule {
+            Rule::Latest => "latest",
+            Rule::Pinned { .. } => "pinned",
+            Rule::Split(_) => "split",
+            Rule::Canary(_) => "canary",
+        }
+    }
+
+    /// The canary, where it is one.
+    #[must_use]
+    pub fn canary(&self) -> Option<&Canary> {
+        match &self.rule {
+            Rule::Canary(canary) => Some(canary),
+            _ => None,
         }
     }
 
     /// Its arms, the baseline first; none where there are none.
+    pub fn arms(&self) -> impl Iterator<Item = Arm> + Clone {
+        let (split, canary) = match &self.rule {
+            Rule::Latest | Rule::Pinned { .. } => (&[][..], None),
+            Rule::Split(split) => (&split.arms[..], None),
+            Rule::Canary(canary) => (&[][..], Some(canary.arms())),
+        };
+        split.iter().copied().chain(canary.into_iter().flatten())
+    }
+
+    /// What the arm of a version is called, where it is one.
     #[must_use]
-    pub fn arms(&self) -> &[Arm] {
-        match self {
-            Self::Latest | Self::Pinned { .. } => &[],
-            Self::Split(split) => &split.arms,
-        }
+    pub fn arm_of(&self, version: VersionNumber) -> Option<ArmName> {
+        self.arms().find(|arm| arm.version == version)?;
+        Some(match &self.rule {
+            Rule::Canary(canary) => canary.name_of(version),
+            _ => ArmName::Of(version),
+        })
     }
 
     /// The version without which it has none to give, or none in an arm's place.
     #[must_use]
     pub fn mainstay(&self) -> Option<VersionNumber> {
-        match self {
-            Self::Latest => None,
-            Self::Pinned { version } => Some(*version),
-            Self::Split(split) => split.arms.first().map(|arm| arm.version),
+        match &self.rule {
+            Rule::Latest => None,
+            Rule::Pinned { version } => Some(*version),
+            Rule::Split(split) => split.arms.first().map(|arm| arm.version),
+            Rule::Canary(canary) if canary.stage.state == CanaryState::Promoted => {
+                Some(canary.candidate)
+            }
+            Rule::Canary(canary) => Some(canary.baseline),
         }
     }
 
     /// The versions that it names, each with the name of the field that does.
     pub fn named(&self) -> impl Iterator<Item = (String, VersionNumber)> {
-        let pinned = match self {
-            Self::Pinned { version } => Some(("version".to_owned(), *version)),
-            Self::Latest | Self::Split(_) => None,
-        };
-        let arms = self.arms().iter().enumerate();
-        let arms = arms.map(|(place, arm)| (format!("arms[{place}].version"), arm.version));
-        pinned.into_iter().chain(arms)
+        let mut named = Vec::new();
+        match &self.rule {
+            Rule::Latest => {}
+            Rule::Pinned { version } => named.push(("version".to_owned(), *version)),
+            Rule::Split(split) => {
+                let arms = split.arms.iter().enumerate();
+                named.extend(arms.map(|(at, arm)| (format!("arms[{at}].version"), arm.version)));
+            }
+            Rule::Canary(canary) => {
+                named.push(("baseline".to_owned(), canary.baseline));
+                named.push(("candidate".to_owned(), canary.candidate));
+            }
+        }
+        let shadow = self.shadow.as_ref();
+        named.extend(shadow.map(|shadow| ("shadow.version".to_owned(), shadow.version)));
+        named.into_iter()
     }
 
     /// What stays with its version, where that matters.
     #[must_use]
     pub fn sticky_by(&self) -> Option<&StickyBy> {
-        match self {
-            Self::Latest | Self::Pinned { .. } => None,
-            Self::Split(split) => Some(&split.sticky_by),
+        match &self.rule {
+            Rule::Latest | Rule::Pinned { .. } => None,
+            Rule::Split(split) => Some(&split.sticky_by),
+            Rule::Canary(canary) => Some(&canary.sticky_by),
         }
     }
 
@@ -149,51 +245,69 @@ impl Rollout {
             arm: None,
             stands_in: false,
         };
-        match self {
-            Self::Latest => live.max().map(whole),
-            Self::Pinned { version } => {
+        match &self.rule {
+            Rule::Latest => live.max().map(whole),
+            Rule::Pinned { version } => {
                 let mut live = live;
                 live.find(|number| number == version).map(whole)
             }
-            Self::Split(split) => split.assign(unit, &live),
+            Rule::Split(split) => assign(split.experiment, &split.arms, unit, &live, ArmName::Of),
+            Rule::Canary(canary) => {
+                let (arms, name) = (canary.arms(), |version| canary.name_of(version));
+                // A candidate without a share stands in for nobody.
+                let arms = if arms[1].weight > 0.0 {
+                    &arms[..]
+                } else {
+                    &arms[..1]
+                };
+                assign(canary.experiment, arms, unit, &live, name)
+            }
         }
     }
 }
 
-impl Split {
-    fn assign(
-        &self,
-        unit: &[u8],
-        live: &(impl Iterator<Item = VersionNumber> + Clone),
-    ) -> Option<Assigned> {
-        let chosen = self.choose(unit)?.version;
-        let is_live = |wanted: &VersionNumber| live.clone().any(|number| number == *wanted);
-        let arms = self.arms.iter().map(|arm| arm.version);
-        let version = std::iter::once(chosen).chain(arms).find(is_live)?;
-        Some(Assigned {
-            version,
-            arm: Some(ArmName(version)),
-            stands_in: version != chosen,
-        })
-    }
+/// Whether a picture of a request (by its `UUIDv7`, which ends in random bits) is in a sample of this part of all.
+#[must_use]
+pub fn is_sampled(request: Uuid, index: u32, sample: f64) -> bool {
+    let (_, random) = request.as_u64_pair();
+    uniform(mixed(random, u64::from(index) + 1)) < sample
+}
 
-    /// The arm of a unit, whether it is live or not: weighted rendezvous hashing. Each arm draws an exponentially distributed
-    /// number from the hash of salt, unit and arm, divided by its weight, and the least wins: an arm wins as often as its
-    /// share says, and a weight that rises takes from the others and gives nothing away.
-    ///
-    /// Source: C. Schindelhauer, G. Schomaker, "Weighted Distributed Hash Tables", SPAA 2005 (the logarithmic method).
-    fn choose(&self, unit: &[u8]) -> Option<&Arm> {
-        let mut hasher = Sha256::new();
-        hasher.update(self.experiment.as_bytes());
-        hasher.update(unit);
-        let digest: [u8; 32] = hasher.finalize().into();
-        let hash = digest
-            .first_chunk()
-            .map_or(0, |first| u64::from_le_bytes(*first));
-        let drawn = |arm: &Arm| -uniform(mixed(hash, arm.version.get())).ln() / arm.weight;
-        let arms = self.arms.iter().filter(|arm| arm.weight > 0.0);
-        arms.min_by(|a, b| drawn(a).total_cmp(&drawn(b)))
-    }
+/// The arm of a unit; where it is not live, the first that is: the baseline before all others.
+fn assign(
+    experiment: Uuid,
+    arms: &[Arm],
+    unit: &[u8],
+    live: &(impl Iterator<Item = VersionNumber> + Clone),
+    name: impl Fn(VersionNumber) -> ArmName,
+) -> Option<Assigned> {
+    let chosen = choose(experiment, arms, unit)?.version;
+    let is_live = |wanted: &VersionNumber| live.clone().any(|number| number == *wanted);
+    let others = arms.iter().map(|arm| arm.version);
+    let version = std::iter::once(chosen).chain(others).find(is_live)?;
+    Some(Assigned {
+        version,
+        arm: Some(name(version)),
+        stands_in: version != chosen,
+    })
+}
+
+/// The arm of a unit, whether it is live or not: weighted rendezvous hashing. Each arm draws an exponentially distributed
+/// number from the hash of salt, unit and arm, divided by its weight, and the least wins: an arm wins as often as its
+/// share says, and a weight that rises takes from the others and gives nothing away.
+///
+/// Source: C. Schindelhauer, G. Schomaker, "Weighted Distributed Hash Tables", SPAA 2005 (the logarithmic method).
+fn choose<'a>(experiment: Uuid, arms: &'a [Arm], unit: &[u8]) -> Option<&'a Arm> {
+    let mut hasher = Sha256::new();
+    hasher.update(experiment.as_bytes());
+    hasher.update(unit);
+    let digest: [u8; 32] = hasher.finalize().into();
+    let hash = digest
+        .first_chunk()
+        .map_or(0, |first| u64::from_le_bytes(*first));
+    let drawn = |arm: &Arm| -uniform(mixed(hash, arm.version.get())).ln() / arm.weight;
+    let arms = arms.iter().filter(|arm| arm.weight > 0.0);
+    arms.min_by(|a, b| drawn(a).total_cmp(&drawn(b)))
 }
 
 /// A hash of a unit and an arm out of those of both: the finalizer of `SplitMix64` (G. Steele et al., OOPSLA 2014) over their

@@ -1,5 +1,6 @@
 //! Shares, stickiness and refusals.
 
+use chrono::DateTime;
 use serde_json::json;
 
 use super::*;
@@ -17,11 +18,33 @@ fn split(experiment: u128, weights: &[(u64, f64)]) -> Rollout {
         version: version(number),
         weight,
     });
-    Rollout::Split(Split {
+    Rollout::of(Rule::Split(Split {
         experiment: Uuid::from_u128(experiment),
         arms: arms.collect(),
         sticky_by: StickyBy::Key,
+    }))
+}
+
+fn fresh() -> Fresh {
+    Fresh {
+        id: Uuid::from_u128(99),
+        now: DateTime::from_timestamp(1_790_000_000, 0).expect("a time"),
+    }
+}
+
+fn pinned(number: u64) -> Rollout {
+    Rollout::of(Rule::Pinned {
+        version: version(number),
     })
+}
+
+fn read(value: serde_json::Value) -> Rollout {
+    Rollout::wanted(&value, &Rollout::default(), fresh()).expect("a rollout")
+}
+
+/// A canary at a share.
+fn canary(share: f64) -> Rollout {
+    read(json!({"mode": "canary", "baseline": 1, "candidate": 2, "steps": [share]}))
 }
 
 const UNITS: u32 = 100_000;
@@ -36,16 +59,14 @@ fn assigned(rollout: &Rollout) -> Vec<u64> {
 
 #[test]
 fn latest_is_the_highest_live_number() {
-    let of = |numbers: &[u64]| Rollout::Latest.assign(b"x", live(numbers));
+    let of = |numbers: &[u64]| Rollout::default().assign(b"x", live(numbers));
     assert_eq!(of(&[9, 10, 2]).map(|one| one.version), Some(version(10)));
     assert_eq!(of(&[]), None);
 }
 
 #[test]
 fn pinned_is_that_version_or_none() {
-    let rollout = Rollout::Pinned {
-        version: version(2),
-    };
+    let rollout = pinned(2);
     let of = |numbers: &[u64]| rollout.assign(b"x", live(numbers));
     assert_eq!(of(&[1, 2, 3]).map(|one| one.version), Some(version(2)));
     assert_eq!(of(&[1, 3]), None, "no other takes its place");
@@ -115,7 +136,7 @@ fn who_has_no_live_arm_gets_the_baseline() {
         let left = of(&[1, 3]).expect("the baseline");
         assert_eq!(
             (left.version, left.arm),
-            (version(1), Some(ArmName(version(1))))
+            (version(1), Some(ArmName::Of(version(1))))
         );
         assert_eq!(left.stands_in, wanted.version == version(2));
         stood_in += u32::from(left.stands_in);
@@ -128,11 +149,17 @@ fn who_has_no_live_arm_gets_the_baseline() {
 #[test]
 fn what_is_written_is_read_back() {
     for rollout in [
-        Rollout::Latest,
-        Rollout::Pinned {
-            version: version(3),
-        },
+        Rollout::default(),
+        pinned(3),
         split(5, &[(1, 0.1), (2, 1e300)]),
+        canary(12.5),
+        read(json!({"mode": "latest", "shadow": {"version": 3, "sample": 0.25}})),
+        read(json!({
+            "mode": "canary", "baseline": 7, "candidate": 3, "steps": [0.5, 99], "step_requests": 7,
+            "guards": {"min_agreement": 0.9, "max_p95_ratio": 1.5, "max_accuracy_drop": 0.01},
+            "agreement_sample": 1, "sticky_by": "image", "promote_aliases": ["stable"],
+            "shadow": {"version": 7},
+        })),
     ] {
         let text = serde_json::to_string(&rollout).expect("JSON");
         assert_eq!(
@@ -140,11 +167,11 @@ fn what_is_written_is_read_back() {
             rollout,
             "{text}"
         );
-        // And may be sent as it was read.
-        let value = serde_json::from_str(&text).expect("JSON");
-        let wanted = Rollout::wanted(&value, &rollout, Uuid::from_u128(99));
-        assert_eq!(wanted, Ok(rollout));
     }
+    // And a split may be sent as it was read.
+    let rollout = split(5, &[(1, 0.1), (2, 1e300)]);
+    let value = serde_json::to_value(&rollout).expect("JSON");
+    assert_eq!(Rollout::wanted(&value, &rollout, fresh()), Ok(rollout));
     for text in ["none", "key", "image", "header:x-user"] {
         assert_eq!(text.parse::<StickyBy>().expect("sticky").to_string(), text);
     }
@@ -152,13 +179,15 @@ fn what_is_written_is_read_back() {
 
 #[test]
 fn an_experiment_stays_while_only_weights_change() {
-    let wanted = |value: serde_json::Value, before: &Rollout| {
-        let fresh = Uuid::from_u128(99);
-        match Rollout::wanted(&value, before, fresh).expect("a rollout") {
-            Rollout::Split(split) => split.experiment == fresh,
+    let wanted =
+        |value: serde_json::Value, before: &Rollout| match Rollout::wanted(&value, before, fresh())
+            .expect("a rollout")
+            .rule
+        {
+            Rule::Split(split) => split.experiment == fresh().id,
+            Rule::Canary(canary) => canary.experiment == fresh().id,
             other => panic!("{other:?}"),
-        }
-    };
+        };
     let before = split(5, &[(1, 50.0), (2, 50.0)]);
     let arms = |a: u64, b: u64| json!([{"version": a, "weight": 1}, {"version": b, "weight": 9}]);
     assert!(!wanted(
@@ -177,8 +206,15 @@ fn an_experiment_stays_while_only_weights_change() {
     assert!(wanted(image, &before));
     assert!(wanted(
         json!({"mode": "split", "arms": arms(1, 2)}),
-        &Rollout::Latest
+        &Rollout::default()
     ));
+    let mut before = canary(5.0);
+    if let Rule::Canary(canary) = &mut before.rule {
+        canary.experiment = Uuid::from_u128(5);
+    }
+    let next = |baseline: u64, steps: &[u64]| json!({"mode": "canary", "baseline": baseline, "candidate": 2, "steps": steps});
+    assert!(!wanted(next(1, &[20, 50]), &before));
+    assert!(wanted(next(3, &[20, 50]), &before));
 }
 
 #[test]
@@ -241,8 +277,151 @@ fn nonsense_is_refused_by_the_fields_name() {
             "sticky_by",
         ),
     ] {
-        let refused = Rollout::wanted(&value, &Rollout::Latest, Uuid::nil());
+        let refused = Rollout::wanted(&value, &Rollout::default(), fresh());
         let refused = refused.expect_err("refused");
         assert_eq!(refused.field, field, "{value}: {refused}");
     }
+}
+
+#[test]
+fn nonsense_of_canaries_and_shadows_is_refused_by_the_fields_name() {
+    let canary = |more: serde_json::Value| {
+        let mut canary = json!({"mode": "canary", "baseline": 1, "candidate": 2});
+        let fields = canary.as_object_mut().expect("an object");
+        fields.extend(more.as_object().expect("an object").clone());
+        canary
+    };
+    let shadow =
+        |shadow: serde_json::Value| json!({"mode": "pinned", "version": 1, "shadow": shadow});
+    for (value, field) in [
+        (json!({"mode": "canary", "candidate": 2}), "baseline"),
+        (json!({"mode": "canary", "baseline": 2}), "candidate"),
+        (canary(json!({"candidate": 1})), "candidate"),
+        (canary(json!({"weight": 1})), "weight"),
+        (canary(json!({"steps": []})), "steps"),
+        (canary(json!({"steps": 10})), "steps"),
+        (canary(json!({"steps": [1, 1]})), "steps[1]"),
+        (canary(json!({"steps": [10, 5]})), "steps[1]"),
+        (canary(json!({"steps": [0]})), "steps[0]"),
+        (canary(json!({"steps": [1, 101]})), "steps[1]"),
+        (canary(json!({"steps": [1, "2"]})), "steps[1]"),
+        (canary(json!({"step_requests": 0})), "step_requests"),
+        (canary(json!({"step_requests": 1.5})), "step_requests"),
+        (canary(json!({"guards": []})), "guards"),
+        (
+            canary(json!({"guards": {"max_latency": 1}})),
+            "guards.max_latency",
+        ),
+        (
+            canary(json!({"guards": {"max_error_rate": -0.1}})),
+            "guards.max_error_rate",
+        ),
+        (
+            canary(json!({"guards": {"max_p95_ratio": 0}})),
+            "guards.max_p95_ratio",
+        ),
+        (
+            canary(json!({"guards": {"min_agreement": 1.1}})),
+            "guards.min_agreement",
+        ),
+        (
+            canary(json!({"guards": {"min_accuracy": "0.9"}})),
+            "guards.min_accuracy",
+        ),
+        (canary(json!({"agreement_sample": 2})), "agreement_sample"),
+        (
+            canary(json!({"agreement_sample": 0, "guards": {"min_agreement": 0.9}})),
+            "agreement_sample",
+        ),
+        (canary(json!({"sticky_by": "user"})), "sticky_by"),
+        (
+            canary(json!({"promote_aliases": "stable"})),
+            "promote_aliases",
+        ),
+        (
+            canary(json!({"promote_aliases": ["A b"]})),
+            "promote_aliases[0]",
+        ),
+        (
+            canary(json!({"promote_aliases": ["a", "a"]})),
+            "promote_aliases[1]",
+        ),
+        (shadow(json!(1)), "shadow"),
+        (shadow(json!({"sample": 0.1})), "shadow.version"),
+        (
+            shadow(json!({"version": 1, "sample": 0.1})),
+            "shadow.version",
+        ),
+        (shadow(json!({"version": 2, "sample": 0})), "shadow.sample"),
+        (
+            shadow(json!({"version": 2, "sample": 1.1})),
+            "shadow.sample",
+        ),
+        (shadow(json!({"version": 2, "weight": 1})), "shadow.weight"),
+    ] {
+        let refused = Rollout::wanted(&value, &Rollout::default(), fresh());
+        let refused = refused.expect_err("refused");
+        assert_eq!(refused.field, field, "{value}: {refused}");
+    }
+}
+
+#[test]
+fn a_canarys_share_rises_and_moves_nobody_away_from_the_candidate() {
+    let mut before = assigned(&canary(1.0));
+    for (share, deviation) in [(10.0, 95.0), (50.0, 158.0), (100.0, 0.0)] {
+        let after = assigned(&canary(share));
+        for (before, after) in before.iter().zip(&after) {
+            assert!(*before == 1 || *after == 2, "{share}");
+        }
+        let count = after.iter().filter(|&&one| one == 2).count();
+        let count = f64::from(u32::try_from(count).expect("a count"));
+        let wanted = f64::from(UNITS) * share / 100.0;
+        assert!(
+            (count - wanted).abs() <= 3.0 * deviation,
+            "{share}: {count}"
+        );
+        before = after;
+    }
+}
+
+#[test]
+fn a_canary_without_its_candidate_serves_the_baseline_and_says_so() {
+    let rollout = canary(100.0);
+    let of = |rollout: &Rollout, numbers: &[u64]| rollout.assign(b"x", live(numbers));
+    let left = of(&rollout, &[1, 3]).expect("the baseline");
+    assert_eq!(
+        (left.version, left.arm, left.stands_in),
+        (version(1), Some(ArmName::Baseline), true)
+    );
+    let asked = of(&rollout, &[1, 2]).expect("the candidate");
+    assert_eq!(asked.arm, Some(ArmName::Candidate));
+    // What was taken back stands in for nobody.
+    let mut back = rollout;
+    if let Rule::Canary(canary) = &mut back.rule {
+        **canary = canary.rolled_back("it is bad", fresh().now);
+    }
+    assert_eq!(of(&back, &[2]), None);
+    assert_eq!(of(&back, &[1, 2]).map(|one| one.version), Some(version(1)));
+}
+
+#[test]
+fn a_sample_is_as_large_as_asked() {
+    for sample in [0.01, 0.1, 0.5] {
+        let taken = (0..20_000).filter(|_| is_sampled(Uuid::now_v7(), 0, sample));
+        let taken = f64::from(u32::try_from(taken.count()).expect("a count"));
+        let wanted = 20_000.0 * sample;
+        let deviation = (wanted * (1.0 - sample)).sqrt();
+        assert!(
+            (taken - wanted).abs() < 5.0 * deviation,
+            "{sample}: {taken}"
+        );
+    }
+    let request = Uuid::now_v7();
+    let of = |index| is_sampled(request, index, 0.5);
+    assert_eq!(of(3), of(3));
+    assert!(
+        (0..64).any(of) && !(0..64).all(of),
+        "each picture by itself"
+    );
+    assert!(is_sampled(request, 0, 1.0) && !is_sampled(request, 0, 0.0));
 }

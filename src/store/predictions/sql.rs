@@ -149,6 +149,11 @@ impl PredictionStore for SqlStore<Db> {
             .bind(until)
             .execute(&mut *tx)
             .await?;
+            query("DELETE FROM disagreements WHERE tenant_id = $1 AND at <= $2")
+                .bind(tenant.0)
+                .bind(until)
+                .execute(&mut *tx)
+                .await?;
             Self::append(&mut tx, audit).await?;
             // Who adds predictions now may not have seen this yet: it is waited for, and whoever comes later will.
             Self::after_who_adds(&mut tx).await?;

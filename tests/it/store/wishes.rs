@@ -30,7 +30,7 @@ fn wish<const A: usize, const U: usize>(
     unloaded: [u64; U],
 ) -> ModelWish {
     ModelWish {
-        rollout: Rollout::Latest,
+        rollout: Rollout::default(),
         aliases: BTreeMap::from(aliases.map(|(name, number)| (name.to_owned(), version(number)))),
         unloaded: BTreeSet::from(unloaded.map(version)),
     }

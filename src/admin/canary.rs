@@ -1,0 +1,351 @@
+//! Canaries: what was counted goes to the store, and one replica of all decides what follows from it; operators decide at any
+//! time.
+//!
+//! Of several replicas the one with the lease looks. Whoever decides, the store takes a decision only about the canary as it was
+//! when the figures were read: none is made twice, and none over an operator's head. While the store is away, nothing moves.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::actor::Deed;
+use super::rollouts::{shown, target};
+use super::{Actor, Admin, AdminError, mark_of_rollout, still};
+use crate::callbacks::News;
+use crate::domain::callback::EventKind;
+use crate::domain::ids::ModelId;
+use crate::domain::rollout::{
+    ArmFigures, ArmLabels, Canary, CanaryState, Figures, Order, Rollout, Rule, Verdict,
+};
+use crate::store::{RolloutChange, StoreError};
+
+/// How often counts go to the store, and canaries are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// How long the lease outlives a replica that is gone.
+const LEASE: TimeDelta = TimeDelta::seconds(5);
+
+/// The name of the lease.
+const LEASE_NAME: &str = "canaries";
+
+/// Reading the labels takes this part of the time at most.
+const LABELS_PART: u32 = 10;
+
+/// Days that figures are kept.
+const KEPT_DAYS: i64 = 90;
+
+/// A canary of a model, as it was looked at.
+struct Looked<'a> {
+    model: &'a ModelId,
+    rollout: &'a Rollout,
+    canary: &'a Canary,
+}
+
+/// What was read of labels, and when they are read again.
+#[derive(Default)]
+struct Labels {
+    /// By run.
+    known: BTreeMap<Uuid, (Instant, ArmLabels)>,
+}
+
+/// What the arms of a canary did until now, over all replicas.
+#[derive(Clone, Debug)]
+pub struct Standing {
+    /// The baseline, since the beginning.
+    pub baseline: ArmFigures,
+    /// The candidate, at its step.
+    pub candidate: ArmFigures,
+}
+
+impl Admin {
+    /// Takes counts to the store and decides what follows, until `stop`; then what was counted goes there once more.
+    pub async fn decide_canaries(self: Arc<Self>, stop: CancellationToken) {
+        let (mut labels, mut told) = (Labels::default(), HashSet::new());
+        let mut pruned: Option<DateTime<Utc>> = None;
+        while !stop.is_cancelled() {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+            }
+            if let Err(error) = self.tally.flush(&*self.store).await {
+                tracing::debug!(%error, "what rollouts are judged by waits for the store");
+                continue;
+            }
+            if let Err(error) = self.look_at_canaries(&mut labels, &mut told).await {
+                tracing::debug!(%error, "canaries stay where they are");
+            }
+            let now = self.clock.now();
+            if pruned.is_none_or(|at| now - at > TimeDelta::hours(1)) {
+                let oldest = now - TimeDelta::days(KEPT_DAYS);
+                if self.store.prune_figures(oldest).await.is_ok() {
+                    pruned = Some(now);
+                }
+            }
+        }
+    }
+
+    /// Looks at each canary, where it is this replica's turn.
+    async fn look_at_canaries(
+        &self,
+        labels: &mut Labels,
+        told: &mut HashSet<(Uuid, &'static str)>,
+    ) -> Result<(), AdminError> {
+        let catalog = self.manager.catalog().load();
+        let canaries: Vec<_> = catalog
+            .models
+            .values()
+            .filter_map(|model| {
+                let canary = model.rollout.canary()?;
+                Some((model, canary))
+            })
+            .collect();
+        for (model, canary) in &canaries {
+            self.tell_of_end(&model.id, canary, told).await?;
+        }
+        let open = || canaries.iter().filter(|(_, canary)| canary.is_open());
+        let runs: HashSet<Uuid> = open().map(|(_, canary)| canary.run).collect();
+        labels.known.retain(|run, _| runs.contains(run));
+        if runs.is_empty() {
+            return Ok(());
+        }
+        let now = self.clock.now();
+        let until = now + LEASE;
+        if !self
+            .store
+            .take_lease(LEASE_NAME, self.replica, now, until)
+            .await?
+        {
+            return Ok(());
+        }
+        for (model, canary) in open() {
+            let looked = Looked {
+                model: &model.id,
+                rollout: &model.rollout,
+                canary,
+            };
+            self.judge(&looked, labels).await?;
+        }
+        Ok(())
+    }
+
+    async fn judge(&self, looked: &Looked<'_>, labels: &mut Labels) -> Result<(), AdminError> {
+        let canary = looked.canary;
+        let figures = Figures {
+            steps: self.store.canary_steps(canary.run).await?,
+            labelled: self.labels_of(looked, labels).await?,
+        };
+        let now = self.clock.now();
+        let after = match canary.judge(&figures) {
+            Verdict::Wait => return Ok(()),
+            Verdict::MoveOn => canary.moved_on(now),
+            Verdict::RollBack(reason) => canary.rolled_back(&reason, now),
+        };
+        let arms = standing(canary, &figures);
+        match self
+            .decide(&Actor::program("canary"), looked, after, &arms)
+            .await
+        {
+            // An operator came before, or another replica: what they said holds.
+            Err(AdminError::Stale) => Ok(self.in_force().await?),
+            outcome => outcome,
+        }
+    }
+
+    /// Puts a decision in force, if the canary is as it was when it was looked at.
+    async fn decide(
+        &self,
+        actor: &Actor,
+        looked: &Looked<'_>,
+        after: Canary,
+        arms: &Standing,
+    ) -> Result<(), AdminError> {
+        let aliases = after.moved_aliases(looked.canary);
+        let (kind, action) = named(looked.canary, &after);
+        let about = json!({
+            "run": after.run,
+            "state": after.stage.state.as_str(),
+            "step": after.stage.step,
+            "share": after.share(),
+            "reason": after.stage.reason,
+            "figures": arms.json(),
+        });
+        let next = Rollout {
+            rule: Rule::Canary(Box::new(after)),
+            shadow: looked.rollout.shadow,
+        };
+        let mut entered = shown(&next);
+        if let Some(entered) = entered.as_object_mut() {
+            entered.insert("figures".to_owned(), arms.json());
+        }
+        let deed = Deed {
+            action,
+            target: target(looked.model),
+            before: Some(shown(looked.rollout)),
+            after: Some(entered),
+        };
+        let change = RolloutChange {
+            before: looked.rollout,
+            after: &next,
+            aliases: &aliases,
+        };
+        let entry = actor.did(deed, self.clock.now());
+        self.store
+            .put_rollout(looked.model, &change, &entry)
+            .await?;
+        self.in_force().await?;
+        tracing::info!(model = %looked.model, %about, actor = actor.name, "{kind}");
+        self.tell(kind, &target(looked.model), about);
+        Ok(())
+    }
+
+    /// Does as an operator orders; gives the rollout that is in force then.
+    ///
+    /// # Errors
+    /// When the model has no canary, its state does not fit the order, it is not the one that the caller has read, a version
+    /// could not take the traffic, or the store is away.
+    pub async fn order(
+        &self,
+        actor: &Actor,
+        id: &ModelId,
+        order: Order,
+        (reason, expected): (Option<String>, Option<i64>),
+    ) -> Result<Rollout, AdminError> {
+        let _one = self.changing.lock().await;
+        self.in_force().await?;
+        let rollout = self.model_by_now(id).await?.rollout.clone();
+        still(expected, mark_of_rollout(&rollout))?;
+        let Some(canary) = rollout.canary() else {
+            let mode = rollout.mode();
+            let reason = format!("the rollout of model {id} is {mode}: there is no canary");
+            return Err(AdminError::Conflict(reason));
+        };
+        match order {
+            Order::Promote => self.check_live(id, "candidate", canary.candidate).await?,
+            Order::RollBack => self.check_live(id, "baseline", canary.baseline).await?,
+            Order::Pause | Order::Resume => {}
+        }
+        let ordered = canary.ordered(order, reason.as_deref(), self.clock.now());
+        let after = ordered.map_err(|state| {
+            let state = state.as_str();
+            AdminError::Conflict(format!("the canary of model {id} is {state}"))
+        })?;
+        let arms = self.standing(canary).await?;
+        let looked = Looked {
+            model: id,
+            rollout: &rollout,
+            canary,
+        };
+        self.decide(actor, &looked, after, &arms).await?;
+        self.rollout(id)
+    }
+
+    /// What a canary's arms did until now, over all replicas.
+    ///
+    /// # Errors
+    /// When the store is away.
+    pub async fn standing(&self, canary: &Canary) -> Result<Standing, AdminError> {
+        let figures = Figures {
+            steps: self.store.canary_steps(canary.run).await?,
+            labelled: BTreeMap::new(),
+        };
+        Ok(standing(canary, &figures))
+    }
+
+    /// What labels say of a canary's arms: read anew as often as that is cheap, and where a guard looks at them.
+    async fn labels_of(
+        &self,
+        looked: &Looked<'_>,
+        labels: &mut Labels,
+    ) -> Result<ArmLabels, StoreError> {
+        let canary = looked.canary;
+        if !canary.guards.look_at_labels() {
+            return Ok(BTreeMap::new());
+        }
+        if let Some((due, known)) = labels.known.get(&canary.run)
+            && Instant::now() < *due
+        {
+            return Ok(known.clone());
+        }
+        let begun = Instant::now();
+        let found: ArmLabels = BTreeMap::new();
+        let due = Instant::now() + begun.elapsed() * LABELS_PART;
+        labels.known.insert(canary.run, (due, found.clone()));
+        Ok(found)
+    }
+
+    /// Tells tenants that a canary has come to its end; each of them once, whoever tells.
+    async fn tell_of_end(
+        &self,
+        model: &ModelId,
+        canary: &Canary,
+        told: &mut HashSet<(Uuid, &'static str)>,
+    ) -> Result<(), AdminError> {
+        let event = match canary.stage.state {
+            CanaryState::Promoted => EventKind::RolloutPromoted,
+            CanaryState::RolledBack => EventKind::RolloutRolledBack,
+            CanaryState::Running | CanaryState::Paused => return Ok(()),
+        };
+        if told.contains(&(canary.run, event.as_str())) {
+            return Ok(());
+        }
+        let news = News {
+            telling: crate::store::Telling {
+                subject: target(model),
+                event,
+                mark: canary.run.to_string(),
+                settles: false,
+            },
+            model: model.clone(),
+            data: json!({
+                "model": model.as_str(),
+                "baseline": canary.baseline.get(),
+                "candidate": canary.candidate.get(),
+                "reason": canary.stage.reason,
+            }),
+        };
+        self.outbox.tell(&news).await?;
+        told.insert((canary.run, event.as_str()));
+        Ok(())
+    }
+}
+
+/// What a decision is called, as an event and in the audit.
+fn named(before: &Canary, after: &Canary) -> (&'static str, &'static str) {
+    match (before.stage.state, after.stage.state) {
+        (_, CanaryState::Promoted) => ("rollout.promoted", "rollout.promote"),
+        (_, CanaryState::RolledBack) => ("rollout.rolled_back", "rollout.rollback"),
+        (_, CanaryState::Paused) => ("rollout.paused", "rollout.pause"),
+        (CanaryState::Paused, CanaryState::Running) => ("rollout.resumed", "rollout.resume"),
+        (_, CanaryState::Running) => ("rollout.moved_on", "rollout.move_on"),
+    }
+}
+
+fn standing(canary: &Canary, figures: &Figures) -> Standing {
+    let [baseline, candidate] = figures.seen(canary);
+    Standing {
+        baseline,
+        candidate,
+    }
+}
+
+impl Standing {
+    fn json(&self) -> Value {
+        let arm = |did: &ArmFigures| {
+            json!({
+                "answers": did.answers,
+                "errors": did.errors,
+                "p95_ms": did.latencies.p95(),
+                "compared": did.compared,
+                "agreed": did.agreed,
+                "labels": did.labels,
+                "correct": did.correct,
+            })
+        };
+        json!({"baseline": arm(&self.baseline), "candidate": arm(&self.candidate)})
+    }
+}
