@@ -3,7 +3,7 @@
 
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 
-.PHONY: run build test check format bench soak test-tools tools train clean
+.PHONY: run build demo test check format bench soak test-tools tools train clean
 
 ## Serve the shipped models on 127.0.0.1:8080 (LENSGATE__… variables are obeyed; SIGTERM or Ctrl-C ends it)
 run: build
@@ -12,6 +12,10 @@ run: build
 ## Build the gateway
 build: tools
 	cargo build --release --locked --bin lensgate
+
+## A canary that promotes itself and one that is taken back, told as it happens by a gateway of their own (half a minute)
+demo: build
+	@python3 tools/demo/demo.py target/release/lensgate
 
 ## Everything that must hold: unit tests, and tests over real HTTP
 test: tools

@@ -259,6 +259,22 @@ mod tests {
     }
 
     #[test]
+    fn background_work_never_takes_the_last_core() {
+        let permits = RunPermits::new(2);
+        let (tell, told) = mpsc::channel();
+        let held = permits.gate(1).acquire(|| Priority::Normal);
+        stand(&permits, 1, Priority::Background, "background", &tell);
+        // Who somebody waits for has the core that is left, at once.
+        drop(permits.gate(1).acquire(|| Priority::Normal));
+        assert!(told.try_recv().is_err());
+        drop(held);
+        assert_eq!(heard(&told, 1), ["background"]);
+        until("the permit is back", || permits.state().free == 2);
+        // Where all are free, it may have all that it needs.
+        drop(permits.gate(9).acquire(|| Priority::Background));
+    }
+
+    #[test]
     fn who_wants_all_cores_is_not_overtaken() {
         let permits = RunPermits::new(2);
         let (tell, told) = mpsc::channel();

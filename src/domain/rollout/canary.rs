@@ -434,7 +434,7 @@ mod tests {
         let paused = canary.ordered(Order::Pause, None, now()).expect("paused");
         let judged = paused.judge(&figures(answers(1), answers(900)));
         assert_eq!(judged, Verdict::Wait, "it does not move on");
-        assert_eq!(paused.share(), 10.0);
+        assert_eq!(paused.share().to_bits(), 10_f64.to_bits());
         assert_eq!(
             paused.ordered(Order::Pause, None, now()),
             Err(CanaryState::Paused)
@@ -449,6 +449,6 @@ mod tests {
             Err(CanaryState::RolledBack)
         );
         let promoted = back.ordered(Order::Promote, None, now()).expect("promoted");
-        assert_eq!(promoted.share(), 100.0);
+        assert_eq!(promoted.share().to_bits(), 100_f64.to_bits());
     }
 }

@@ -38,13 +38,13 @@ fn pinned(number: u64) -> Rollout {
     })
 }
 
-fn read(value: serde_json::Value) -> Rollout {
-    Rollout::wanted(&value, &Rollout::default(), fresh()).expect("a rollout")
+fn read(value: &serde_json::Value) -> Rollout {
+    Rollout::wanted(value, &Rollout::default(), fresh()).expect("a rollout")
 }
 
 /// A canary at a share.
 fn canary(share: f64) -> Rollout {
-    read(json!({"mode": "canary", "baseline": 1, "candidate": 2, "steps": [share]}))
+    read(&json!({"mode": "canary", "baseline": 1, "candidate": 2, "steps": [share]}))
 }
 
 const UNITS: u32 = 100_000;
@@ -153,8 +153,8 @@ fn what_is_written_is_read_back() {
         pinned(3),
         split(5, &[(1, 0.1), (2, 1e300)]),
         canary(12.5),
-        read(json!({"mode": "latest", "shadow": {"version": 3, "sample": 0.25}})),
-        read(json!({
+        read(&json!({"mode": "latest", "shadow": {"version": 3, "sample": 0.25}})),
+        read(&json!({
             "mode": "canary", "baseline": 7, "candidate": 3, "steps": [0.5, 99], "step_requests": 7,
             "guards": {"min_agreement": 0.9, "max_p95_ratio": 1.5, "max_accuracy_drop": 0.01},
             "agreement_sample": 1, "sticky_by": "image", "promote_aliases": ["stable"],
