@@ -116,6 +116,7 @@ pub(crate) struct Background {
     pub(crate) jobs: Arc<Jobs>,
     pub(crate) settings: Arc<Settings>,
     pub(crate) predictions: Predictions,
+    pub(crate) classifier: Arc<Classifier>,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) clock: Arc<dyn Clock>,
 }
@@ -247,7 +248,7 @@ impl App {
         Ok(Self {
             config,
             manager: core.manager,
-            classifier: core.classifier,
+            classifier: Arc::clone(&core.classifier),
             store: Arc::clone(&core.store),
             background: Background {
                 operations,
@@ -256,6 +257,7 @@ impl App {
                 jobs,
                 settings,
                 predictions: core.predictions,
+                classifier: core.classifier,
                 store: core.store,
                 clock: Arc::clone(&edges.clock),
             },

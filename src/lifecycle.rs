@@ -11,10 +11,13 @@ use tokio_util::task::TaskTracker;
 
 use crate::admin::Reload as _;
 use crate::app::{App, Background, Settings};
-use crate::classify::Phase;
+use crate::classify::{Classifier, Phase};
 use crate::config::PredictionsConfig;
+use crate::domain::clock::Clock;
+use crate::domain::feedback::Subject;
 use crate::models::ModelManager;
-use crate::predictions::{PredictionWriter, Retention};
+use crate::predictions::{FeedbackJoiner, PredictionWriter, Retention};
+use crate::store::Store;
 
 /// Serves until the first of `signals`, then ends in order; the second cuts the waiting short. The admin plane and what
 /// follows the store serve until the data plane has ended: operators can watch, and what was used is still told.
@@ -102,6 +105,7 @@ fn begin(
         jobs,
         settings,
         predictions,
+        classifier,
         store,
         clock,
     } = background;
@@ -117,6 +121,8 @@ fn begin(
     let days = config.retention_days;
     let retention = Retention::new(Arc::clone(&store), Arc::clone(&clock), days);
     tasks.spawn(retention.run(stop.clone()));
+    let (labels, by_clock) = (Arc::clone(&store), Arc::clone(&clock));
+    tasks.spawn(join_labels(classifier, labels, by_clock, stop.clone()));
     if let Some(archive) = predictions.archive() {
         let (archive, store) = (Arc::clone(archive), Arc::clone(&store));
         let stop = stop.clone();
@@ -126,6 +132,29 @@ fn begin(
         let writer = PredictionWriter::new(Arc::clone(log), store, clock, days);
         tasks.spawn(writer.run(stop.clone()));
     }
+}
+
+/// How often it is asked whether the models of the start have come out.
+const SETTLED_YET: Duration = Duration::from_millis(500);
+
+/// Joins labels that came before their predictions, once it is known which labels the models have, until `stop`.
+async fn join_labels(
+    classifier: Arc<Classifier>,
+    store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
+    stop: CancellationToken,
+) {
+    while !classifier.is_settled() {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(SETTLED_YET) => {}
+        }
+    }
+    let is_label = move |one: &Subject, label: &str| {
+        let by = one.answered_by.as_ref()?;
+        classifier.has_label(&one.model, by, label)
+    };
+    FeedbackJoiner::new(store, clock, is_label).run(stop).await;
 }
 
 /// How long the admin plane, the last words to the database and its connections may take.

@@ -46,9 +46,13 @@ impl AllowTable {
                     .zip(&wanted)
                     .all(|(t, w)| t.starts_with('{') || t == w)
         };
+        // Of two that fit, the router has taken the one that says more of it.
+        let literals =
+            |template: &[String]| template.iter().filter(|t| !t.starts_with('{')).count();
         self.0
             .iter()
-            .find(|(template, _)| fits(template))
+            .filter(|(template, _)| fits(template))
+            .max_by_key(|(template, _)| literals(template))
             .map_or("", |(_, methods)| methods)
     }
 }
@@ -68,6 +72,8 @@ mod tests {
     fn methods_are_found_through_parameters() {
         let table = AllowTable::of(r#"{"paths": {"/v1/models/{model}": {"get": {}, "post": {}}}}"#);
         assert_eq!(table.methods("/v1/models/digits"), "GET, HEAD, POST");
+        let table = AllowTable::of(r#"{"paths": {"/a/{b}": {"get": {}}, "/a/c": {"post": {}}}}"#);
+        assert_eq!(table.methods("/a/c"), "POST");
         assert_eq!(table.methods("/docs"), "GET, HEAD");
         assert_eq!(table.methods("/v1/models"), "");
     }

@@ -442,6 +442,12 @@ impl Classifier {
         }
     }
 
+    /// Whether every version that was found at the start has come out: what is not live then is not to be waited for.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.catalog.load().settled
+    }
+
     /// Whether what answered has a label; `None` where it is not live any more, and nobody can say.
     #[must_use]
     pub fn has_label(&self, model: &ModelId, by: &AnsweredBy, label: &str) -> Option<bool> {

@@ -1,7 +1,7 @@
 //! The log as the request path sees it: a record is handed over and is in a file a moment later, whatever the database does.
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,7 +15,7 @@ use super::record;
 use super::spool::{LARGEST, Position, Spool, SpoolSettings};
 use crate::config::PredictionsConfig;
 use crate::domain::clock::Clock;
-use crate::domain::prediction::Prediction;
+use crate::domain::prediction::{Prediction, time_of};
 use crate::domain::tenant::TenantId;
 use crate::store::{PredictionFilter, PredictionMark};
 
@@ -125,27 +125,33 @@ impl PredictionLog {
         }
     }
 
-    /// What of a request the database does not have yet.
+    /// What of these requests the database does not have yet, in no order; of each prediction what `part` takes of it.
     ///
     /// # Errors
     /// When the spool cannot be read.
-    pub async fn waiting_of(
+    pub async fn waiting_of<T: Send + 'static>(
         self: &Arc<Self>,
-        request_id: Uuid,
-    ) -> Result<Vec<Prediction>, std::io::Error> {
-        if request_id.get_version_num() != 7 {
-            // No request of ours has such an id.
+        requests: impl IntoIterator<Item = Uuid>,
+        part: impl Fn(Prediction) -> T + Send + 'static,
+    ) -> Result<Vec<T>, std::io::Error> {
+        // No request of ours has another kind of id.
+        let ours = |id: &Uuid| id.get_version_num() == 7;
+        let requests: HashSet<Uuid> = requests.into_iter().filter(ours).collect();
+        let first = requests.iter().map(|&id| time_of(id)).min();
+        let Some(first) = first else {
             return Ok(Vec::new());
-        }
-        let asked = crate::domain::prediction::time_of(request_id).timestamp_millis();
-        let asked = u64::try_from(asked).unwrap_or_default();
+        };
+        let first = u64::try_from(first.timestamp_millis()).unwrap_or_default();
         self.look_back(move |spool| {
             let mut found = Vec::new();
             spool.look_back(|records, begun| {
-                let of_it = records.filter(|record| record::is_of(record, request_id));
-                found.extend(of_it.filter_map(record::decode));
-                // What lies in front was handed over before the request came.
-                begun < asked
+                let wanted = |record: &&[u8]| {
+                    record::request_of(record).is_some_and(|id| requests.contains(&id))
+                };
+                let decoded = records.filter(wanted).filter_map(record::decode);
+                found.extend(decoded.map(&part));
+                // What lies in front was handed over before the first of them came.
+                begun < first
             })?;
             Ok(found)
         })
@@ -169,7 +175,7 @@ impl PredictionLog {
                 let wanted = records.filter_map(record::decode).filter(|one| {
                     after.is_none_or(|after| PredictionMark::of(one) < after)
                         && filter.holds_for(one)
-                        && !is_purged(&purges, one)
+                        && !is_purged(&purges, one.asked.tenant, one.asked.request_id)
                 });
                 found.extend(wanted);
                 found.sort_by_key(|one| Reverse(PredictionMark::of(one)));
@@ -190,10 +196,10 @@ impl PredictionLog {
         self.spool.waiting() == 0
     }
 
-    async fn look_back(
+    async fn look_back<T: Send + 'static>(
         self: &Arc<Self>,
-        look: impl FnOnce(&Spool) -> Result<Vec<Prediction>, std::io::Error> + Send + 'static,
-    ) -> Result<Vec<Prediction>, std::io::Error> {
+        look: impl FnOnce(&Spool) -> Result<Vec<T>, std::io::Error> + Send + 'static,
+    ) -> Result<Vec<T>, std::io::Error> {
         if self.is_drained() {
             return Ok(Vec::new());
         }
@@ -269,10 +275,10 @@ impl PredictionLog {
 /// Until when predictions of tenants are deleted.
 pub(super) type Purges = HashMap<TenantId, DateTime<Utc>>;
 
-/// Whether a prediction is one that its tenant's deletion was to reach.
-pub(super) fn is_purged(purges: &Purges, one: &Prediction) -> bool {
-    let until = purges.get(&one.asked.tenant);
-    until.is_some_and(|until| one.at() <= *until)
+/// Whether a request is one that its tenant's deletion was to reach.
+pub(super) fn is_purged(purges: &Purges, tenant: TenantId, request_id: Uuid) -> bool {
+    let until = purges.get(&tenant);
+    until.is_some_and(|until| time_of(request_id) <= *until)
 }
 
 fn failed(folder: &Path, reason: std::io::Error) -> LogError {

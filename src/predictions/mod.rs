@@ -1,21 +1,24 @@
 //! The prediction log: what was answered to whom, one record a picture. Nothing is lost, and nobody waits for a database.
 //!
 //! `classify` hands records to [`PredictionLog`], which has them in a file (the spool) before the answer leaves; the
-//! [`PredictionWriter`] takes them to the store; [`Predictions`] reads both. Pictures go to the
-//! [`Archive`], where there is one. Knows no HTTP and no model.
+//! [`PredictionWriter`] takes them to the store; [`Predictions`] reads both, and takes true labels, which the [`FeedbackJoiner`]
+//! joins where they came first. Pictures go to the [`Archive`], where there is one. Knows no HTTP and no model.
 
 mod archive;
 mod feedback;
+mod joining;
 mod log;
 mod reading;
 mod record;
 mod retention;
 mod spool;
+mod subjects;
 mod tally;
 mod writer;
 
 pub use archive::{Archive, ArchiveError, ArchiveStatus};
 pub use feedback::{FeedbackError, Told};
+pub use joining::FeedbackJoiner;
 pub use log::{LogError, LogStatus, PredictionLog};
 pub use reading::{Page, Predictions, ReadError};
 pub use retention::Retention;

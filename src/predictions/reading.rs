@@ -116,16 +116,13 @@ impl Predictions {
     ) -> Result<Vec<Prediction>, ReadError> {
         // The spool first: what leaves it meanwhile is in the store then.
         let mut found = match &self.log {
-            Some(log) => log.waiting_of(request_id).await?,
+            Some(log) => log.waiting_of([request_id], |one| one).await?,
             None => Vec::new(),
         };
         found.retain(|one| tenant.is_none_or(|tenant| one.asked.tenant == tenant));
         if !found.is_empty() {
-            let purges = match self.purges().await {
-                Err(StoreError::Unavailable(_)) => Arc::clone(&self.seen()),
-                purges => purges?,
-            };
-            found.retain(|one| !is_purged(&purges, one));
+            let purges = self.purges_or_seen().await?;
+            found.retain(|one| !is_purged(&purges, one.asked.tenant, request_id));
         }
         match self.store.find_predictions(request_id, tenant).await {
             Ok(stored) => found.extend(stored),
@@ -176,6 +173,14 @@ impl Predictions {
         let purges = Arc::new(self.store.purges().await?.into_iter().collect());
         *self.seen() = Arc::clone(&purges);
         Ok(purges)
+    }
+
+    /// The deletions; those that were seen last, where the store is away.
+    pub(super) async fn purges_or_seen(&self) -> Result<Arc<Purges>, StoreError> {
+        match self.purges().await {
+            Err(StoreError::Unavailable(_)) => Ok(Arc::clone(&self.seen())),
+            purges => purges,
+        }
     }
 
     /// The deletions that were seen last.

@@ -197,12 +197,11 @@ pub(super) fn decode(record: &[u8]) -> Option<Prediction> {
     })
 }
 
-/// Whether a record is of this request; reads no more than its beginning.
-pub(super) fn is_of(record: &[u8], request_id: Uuid) -> bool {
-    let mut buffer = Uuid::encode_buffer();
-    let id = request_id.hyphenated().encode_lower(&mut buffer).as_bytes();
-    let rest = record.strip_prefix(BEGINNING);
-    rest.is_some_and(|rest| rest.starts_with(id))
+/// Which request a record is of; reads no more than its beginning.
+pub(super) fn request_of(record: &[u8]) -> Option<Uuid> {
+    let rest = record.strip_prefix(BEGINNING)?;
+    let id = rest.get(..uuid::fmt::Hyphenated::LENGTH)?;
+    Uuid::try_parse_ascii(id).ok()
 }
 
 #[cfg(test)]
@@ -268,10 +267,12 @@ pub(super) mod tests {
 
     #[test]
     fn a_request_is_told_by_the_beginning() {
-        let (one, other) = (Uuid::now_v7(), Uuid::now_v7());
+        let one = Uuid::now_v7();
         let record = encode(&prediction(one));
-        assert!(is_of(&record, one) && !is_of(&record, other));
-        assert!(!is_of(b"", one) && !is_of(br#"{"r":""#, one));
+        assert_eq!(request_of(&record), Some(one));
+        for torn in [&record[..41], &record[1..], b"", br#"{"r":""#] {
+            assert_eq!(request_of(torn), None);
+        }
     }
 
     #[test]

@@ -36,7 +36,7 @@ impl SqlStore<Postgres> {
         code.is_some_and(|code| code == "23514")
     }
 
-    /// Says that predictions are added until the transaction's end.
+    /// Says that predictions, or labels of them, are added until the transaction's end.
     pub(super) async fn add_beside_others(writer: &mut PgConnection) -> Result<(), sqlx::Error> {
         query("SELECT pg_advisory_xact_lock_shared($1)")
             .bind(ADDING)
@@ -127,6 +127,11 @@ impl SqlStore<Postgres> {
 }
 
 impl SqlStore<Sqlite> {
+    /// There is one writer at a time.
+    pub(super) async fn add_beside_others(_: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+        Ok(())
+    }
+
     /// One table takes all days.
     pub(super) fn misses_a_day(_: &sqlx::Error) -> bool {
         false

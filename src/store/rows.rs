@@ -14,6 +14,7 @@ use trait_gen::trait_gen;
 use super::{LeasedDelivery, Subscriber, TakenPicture};
 use crate::domain::api_key::{ApiKey, KeyLimits};
 use crate::domain::callback::{Attempt, CallbackSecret, Delivery, NewDelivery};
+use crate::domain::feedback::{Feedback, Judged, Subject};
 use crate::domain::ids::VersionNumber;
 use crate::domain::job::{Job, JobStanding};
 use crate::domain::operator::{AdminToken, AuditEntry};
@@ -162,11 +163,25 @@ impl FromRow<'_, R> for Found<AuditEntry> {
 }
 
 #[trait_gen(R -> PgRow, SqliteRow)]
+impl FromRow<'_, R> for Found<Option<AnsweredBy>> {
+    fn from_row(row: &R) -> Result<Self, Error> {
+        let version: Option<i64> = row.try_get("version")?;
+        let digest: Option<&str> = row.try_get("digest")?;
+        let answered_by = version.zip(digest).map(|(version, digest)| {
+            Ok::<_, Error>(AnsweredBy {
+                version: number(version)?,
+                digest: word(digest)?,
+                arm: row.try_get("arm")?,
+            })
+        });
+        Ok(Self(answered_by.transpose()?))
+    }
+}
+
+#[trait_gen(R -> PgRow, SqliteRow)]
 impl FromRow<'_, R> for Found<Prediction> {
     fn from_row(row: &R) -> Result<Self, Error> {
         let index: i64 = row.try_get("index")?;
-        let version: Option<i64> = row.try_get("version")?;
-        let digest: Option<&str> = row.try_get("digest")?;
         let picture: Option<&str> = row.try_get("picture_digest")?;
         let bytes: Option<i64> = row.try_get("bytes")?;
         let (width, height): (Option<i64>, Option<i64>) =
@@ -175,13 +190,7 @@ impl FromRow<'_, R> for Found<Prediction> {
         let class: Option<String> = row.try_get("class")?;
         let confidence: Option<f64> = row.try_get("confidence")?;
         let status: i64 = row.try_get("status")?;
-        let answered_by = version.zip(digest).map(|(version, digest)| {
-            Ok::<_, Error>(AnsweredBy {
-                version: number(version)?,
-                digest: word(digest)?,
-                arm: row.try_get("arm")?,
-            })
-        });
+        let Found(answered_by) = Found::from_row(row)?;
         let picture = picture.zip(bytes).map(|(digest, bytes)| {
             let size = width.zip(height).map(|(width, height)| {
                 let side = |side| u32::try_from(side).map_err(strange);
@@ -212,7 +221,7 @@ impl FromRow<'_, R> for Found<Prediction> {
             },
             index: u32::try_from(index).map_err(strange)?,
             model: word(row.try_get("model")?)?,
-            answered_by: answered_by.transpose()?,
+            answered_by,
             picture: picture.transpose()?,
             answer: answer.transpose()?,
             cached: row.try_get("cached")?,
@@ -224,6 +233,51 @@ impl FromRow<'_, R> for Found<Prediction> {
             },
             status: u16::try_from(status).map_err(strange)?,
             code: row.try_get("code")?,
+        }))
+    }
+}
+
+#[trait_gen(R -> PgRow, SqliteRow)]
+impl FromRow<'_, R> for Found<Feedback> {
+    fn from_row(row: &R) -> Result<Self, Error> {
+        let index: i64 = row.try_get("index")?;
+        let model: Option<&str> = row.try_get("model")?;
+        let version: Option<i64> = row.try_get("version")?;
+        let class: Option<String> = row.try_get("class")?;
+        let judged = model
+            .zip(version)
+            .zip(class)
+            .map(|((model, version), class)| {
+                Ok::<_, Error>(Judged {
+                    model: word(model)?,
+                    version: number(version)?,
+                    arm: row.try_get("arm")?,
+                    class,
+                })
+            });
+        Ok(Self(Feedback {
+            request_id: row.try_get("request_id")?,
+            index: u32::try_from(index).map_err(strange)?,
+            tenant: TenantId(row.try_get("tenant_id")?),
+            label: row.try_get("label")?,
+            at: row.try_get("at")?,
+            judged: judged.transpose()?,
+        }))
+    }
+}
+
+#[trait_gen(R -> PgRow, SqliteRow)]
+impl FromRow<'_, R> for Found<Subject> {
+    fn from_row(row: &R) -> Result<Self, Error> {
+        let index: i64 = row.try_get("index")?;
+        let Found(answered_by) = Found::from_row(row)?;
+        Ok(Self(Subject {
+            request_id: row.try_get("request_id")?,
+            index: u32::try_from(index).map_err(strange)?,
+            tenant: TenantId(row.try_get("tenant_id")?),
+            model: word(row.try_get("model")?)?,
+            answered_by,
+            class: row.try_get("class")?,
         }))
     }
 }

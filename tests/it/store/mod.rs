@@ -14,6 +14,7 @@ mod callbacks;
 mod changes;
 mod changes_many;
 mod export;
+mod feedback;
 mod figures;
 mod jobs;
 mod keys;
