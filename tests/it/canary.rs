@@ -9,6 +9,8 @@ use serde_json::{Value, json};
 use crate::fixture::database::TestDatabase;
 use crate::fixture::digits::{Digit, mixed_up_labels, test_split};
 use crate::fixture::gateway::{Answer, TestGateway};
+use crate::fixture::postgres;
+use crate::fixture::proxy::{Proxy, Way};
 use crate::fixture::receiver::{Received, Receiver};
 use crate::fixture::store::TestStore;
 use crate::fixture::{data, read, root};
@@ -164,10 +166,9 @@ async fn a_better_version_promotes_itself_and_a_worse_one_is_taken_back(database
     let pinned = json!({"mode": "pinned", "version": 1});
     put(&gateway, pinned).await.assert_ok();
     let alias = Some(json!({"version": 1}));
-    gateway
-        .admin(Method::PUT, "/models/digits/aliases/stable", alias)
-        .await
-        .assert_ok();
+    let path = "/models/digits/aliases/stable";
+    let named = gateway.admin(Method::PUT, path, alias).await;
+    assert_eq!(named.status, StatusCode::CREATED);
     upload(&gateway, 2, None).await;
     // Shadowed: nobody hears of version 2.
     let shadowed = json!({"mode": "pinned", "version": 1, "shadow": {"version": 2, "sample": 1.0}});
@@ -408,6 +409,37 @@ async fn a_failing_candidate_is_taken_back(database: &TestDatabase) {
         now["figures"]["candidate"]["errors"].as_u64() >= Some(10),
         "{now}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_store_is_away_a_canary_stands_still_and_nothing_is_lost() {
+    let url = postgres::database().await;
+    let (proxy, url) = Proxy::before(&url).await;
+    let store = TestStore::digits();
+    let url = format!("store.url={url}");
+    let gateway = TestGateway::start(store.path(), &[&url, "store.call_timeout=1s"]).await;
+    let digits = test_split();
+    let canary = json!({
+        "mode": "canary", "baseline": 1, "candidate": 2, "steps": [50, 100], "step_requests": 60, "sticky_by": "none",
+    });
+    put(&gateway, canary).await.assert_ok();
+    proxy.set(Way::Cut);
+    let answered = send(&gateway, &digits[..240], false).await;
+    let candidate = answered.iter().filter(|&&version| version == 2).count();
+    assert!(candidate >= 60, "{candidate}");
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let now = rollout(&gateway).await;
+    assert_eq!(
+        (&now["state"], &now["step"]),
+        (&json!("running"), &json!(0))
+    );
+    assert_eq!(now["figures"], Value::Null, "nobody knows now");
+    proxy.set(Way::Open);
+    // What was counted meanwhile is enough.
+    until("it moves on", async || rollout(&gateway).await["step"] == 1).await;
+    let moves = audit(&gateway, "rollout.move_on").await;
+    let figures = &moves[0]["after"]["figures"]["candidate"];
+    assert_eq!(figures["answers"].as_u64(), u64::try_from(candidate).ok());
 }
 
 async fn nonsense_changes_nothing(database: &TestDatabase) {
