@@ -4,11 +4,11 @@
 //! Of several replicas the one with the lease looks. Whoever decides, the store takes a decision only about the canary as it was
 //! when the figures were read: none is made twice, and none over an operator's head. While the store is away, nothing moves.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::TimeDelta;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -22,7 +22,7 @@ use crate::domain::ids::ModelId;
 use crate::domain::rollout::{
     ArmFigures, ArmLabels, Canary, CanaryState, Figures, Order, Rollout, Rule, Verdict,
 };
-use crate::store::{RolloutChange, StoreError};
+use crate::store::{RolloutChange, StoreError, Telling};
 
 /// How often counts go to the store, and canaries are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -30,14 +30,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long the lease outlives a replica that is gone.
 const LEASE: TimeDelta = TimeDelta::seconds(5);
 
-/// The name of the lease.
-const LEASE_NAME: &str = "canaries";
-
 /// Reading the labels takes this part of the time at most.
 const LABELS_PART: u32 = 10;
-
-/// Days that figures are kept.
-const KEPT_DAYS: i64 = 90;
 
 /// A canary of a model, as it was looked at.
 struct Looked<'a> {
@@ -56,102 +50,90 @@ struct Labels {
 /// What the arms of a canary did until now, over all replicas.
 #[derive(Clone, Debug)]
 pub struct Standing {
-    /// The baseline, since the beginning.
+    /// The baseline, at the canary's step.
     pub baseline: ArmFigures,
     /// The candidate, at its step.
     pub candidate: ArmFigures,
+    /// What it waits for; nothing where it is at its end, or about to move.
+    pub waits_for: Vec<String>,
 }
 
 impl Admin {
     /// Takes counts to the store and decides what follows, until `stop`; then what was counted goes there once more.
     pub async fn decide_canaries(self: Arc<Self>, stop: CancellationToken) {
-        let (mut labels, mut told) = (Labels::default(), HashSet::new());
-        let mut pruned: Option<DateTime<Utc>> = None;
-        while !stop.is_cancelled() {
+        let (mut labels, mut told) = (Labels::default(), HashMap::new());
+        loop {
             tokio::select! {
-                () = stop.cancelled() => {}
+                () = stop.cancelled() => break,
                 () = tokio::time::sleep(LOOK_EVERY) => {}
             }
             if let Err(error) = self.tally.flush(&*self.store).await {
                 tracing::debug!(%error, "what rollouts are judged by waits for the store");
                 continue;
             }
-            if let Err(error) = self.look_at_canaries(&mut labels, &mut told).await {
-                tracing::debug!(%error, "canaries stay where they are");
-            }
-            let now = self.clock.now();
-            if pruned.is_none_or(|at| now - at > TimeDelta::hours(1)) {
-                let oldest = now - TimeDelta::days(KEPT_DAYS);
-                if self.store.prune_figures(oldest).await.is_ok() {
-                    pruned = Some(now);
-                }
-            }
+            self.look_at_canaries(&mut labels, &mut told).await;
+        }
+        if let Err(error) = self.tally.flush(&*self.store).await {
+            tracing::warn!(%error, "what rollouts are judged by was not told to the store at the end");
         }
     }
 
-    /// Looks at each canary, where it is this replica's turn.
-    async fn look_at_canaries(
-        &self,
-        labels: &mut Labels,
-        told: &mut HashSet<(Uuid, &'static str)>,
-    ) -> Result<(), AdminError> {
+    /// Looks at each canary, where it is this replica's turn. One that cannot be looked at does not keep the others from it.
+    async fn look_at_canaries(&self, labels: &mut Labels, told: &mut HashMap<Uuid, CanaryState>) {
         let catalog = self.manager.catalog().load();
-        let canaries: Vec<_> = catalog
-            .models
-            .values()
-            .filter_map(|model| {
-                let canary = model.rollout.canary()?;
-                Some((model, canary))
-            })
-            .collect();
-        for (model, canary) in &canaries {
-            self.tell_of_end(&model.id, canary, told).await?;
-        }
-        let open = || canaries.iter().filter(|(_, canary)| canary.is_open());
-        let runs: HashSet<Uuid> = open().map(|(_, canary)| canary.run).collect();
-        labels.known.retain(|run, _| runs.contains(run));
-        if runs.is_empty() {
-            return Ok(());
-        }
-        let now = self.clock.now();
-        let until = now + LEASE;
-        if !self
-            .store
-            .take_lease(LEASE_NAME, self.replica, now, until)
-            .await?
-        {
-            return Ok(());
-        }
-        for (model, canary) in open() {
+        let models = catalog.models.values();
+        let canaries = models.filter_map(|model| Some((model, model.rollout.canary()?)));
+        let mut runs = HashSet::new();
+        for (model, canary) in canaries {
+            runs.insert(canary.run);
             let looked = Looked {
                 model: &model.id,
                 rollout: &model.rollout,
                 canary,
             };
-            self.judge(&looked, labels).await?;
+            let outcome = if canary.is_open() {
+                self.judge(&looked, labels).await
+            } else {
+                self.tell_of_end(&looked, told).await
+            };
+            if let Err(error) = outcome {
+                tracing::debug!(%error, model = %model.id, "a canary stays where it is");
+            }
         }
-        Ok(())
+        labels.known.retain(|run, _| runs.contains(run));
+        told.retain(|run, _| runs.contains(run));
     }
 
+    /// Decides about a canary, where this replica is the one that does, and its decision could be put in force.
     async fn judge(&self, looked: &Looked<'_>, labels: &mut Labels) -> Result<(), AdminError> {
-        let canary = looked.canary;
+        let (canary, now) = (looked.canary, self.clock.now());
+        let lease = format!("canary of {}", looked.model);
+        let until = now + LEASE;
+        if !self
+            .store
+            .take_lease(&lease, self.replica, now, until)
+            .await?
+        {
+            return Ok(());
+        }
         let figures = Figures {
             steps: self.store.canary_steps(canary.run).await?,
             labelled: self.labels_of(looked, labels).await?,
         };
-        let now = self.clock.now();
-        let after = match canary.judge(&figures) {
-            Verdict::Wait => return Ok(()),
-            Verdict::MoveOn => canary.moved_on(now),
-            Verdict::RollBack(reason) => canary.rolled_back(&reason, now),
+        // Traffic goes to what answers, or stays where it is.
+        let (after, to) = match canary.judge(&figures) {
+            Verdict::Wait(_) => return Ok(()),
+            Verdict::MoveOn(reason) => (canary.moved_on(&reason, now), canary.candidate),
+            Verdict::RollBack(reason) => (canary.rolled_back(&reason, now), canary.baseline),
         };
+        self.check_live(looked.model, "rollout", to).await?;
         let arms = standing(canary, &figures);
         match self
             .decide(&Actor::program("canary"), looked, after, &arms)
             .await
         {
             // An operator came before, or another replica: what they said holds.
-            Err(AdminError::Stale) => Ok(self.in_force().await?),
+            Err(AdminError::Stale) => self.in_force().await,
             outcome => outcome,
         }
     }
@@ -281,35 +263,37 @@ impl Admin {
     /// Tells tenants that a canary has come to its end; each of them once, whoever tells.
     async fn tell_of_end(
         &self,
-        model: &ModelId,
-        canary: &Canary,
-        told: &mut HashSet<(Uuid, &'static str)>,
+        looked: &Looked<'_>,
+        told: &mut HashMap<Uuid, CanaryState>,
     ) -> Result<(), AdminError> {
-        let event = match canary.stage.state {
+        let (canary, state) = (looked.canary, looked.canary.stage.state);
+        let event = match state {
             CanaryState::Promoted => EventKind::RolloutPromoted,
             CanaryState::RolledBack => EventKind::RolloutRolledBack,
             CanaryState::Running | CanaryState::Paused => return Ok(()),
         };
-        if told.contains(&(canary.run, event.as_str())) {
+        if told.get(&canary.run) == Some(&state) {
             return Ok(());
         }
+        let since = canary.stage.since.timestamp_micros();
         let news = News {
-            telling: crate::store::Telling {
-                subject: target(model),
+            telling: Telling {
+                subject: target(looked.model),
                 event,
-                mark: canary.run.to_string(),
+                // It may be promoted, rolled back and promoted again.
+                mark: format!("{} {since}", canary.run),
                 settles: false,
             },
-            model: model.clone(),
+            model: looked.model.clone(),
             data: json!({
-                "model": model.as_str(),
+                "model": looked.model.as_str(),
                 "baseline": canary.baseline.get(),
                 "candidate": canary.candidate.get(),
                 "reason": canary.stage.reason,
             }),
         };
         self.outbox.tell(&news).await?;
-        told.insert((canary.run, event.as_str()));
+        told.insert(canary.run, state);
         Ok(())
     }
 }
@@ -327,9 +311,14 @@ fn named(before: &Canary, after: &Canary) -> (&'static str, &'static str) {
 
 fn standing(canary: &Canary, figures: &Figures) -> Standing {
     let [baseline, candidate] = figures.seen(canary);
+    let waits_for = match canary.judge(figures) {
+        Verdict::Wait(waits_for) => waits_for,
+        Verdict::MoveOn(_) | Verdict::RollBack(_) => Vec::new(),
+    };
     Standing {
         baseline,
         candidate,
+        waits_for,
     }
 }
 

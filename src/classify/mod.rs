@@ -3,7 +3,7 @@
 //! Called by `api` and `jobs`. Knows no HTTP, no database and no backend.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -97,14 +97,14 @@ impl Route {
     /// The version for a unit, and why.
     fn assign(&self, unit: &[u8]) -> Result<Choice, ClassifyError> {
         let live = self.entry.live().map(|version| version.number);
-        let (number, arm, mode) = if let Some(number) = self.pinned {
-            (Some(number), None, PINNED)
-        } else {
-            let rollout = &self.entry.rollout;
-            let assigned = rollout.assign(unit, live);
-            let arm = assigned.and_then(|assigned| assigned.arm);
-            (assigned.map(|one| one.version), arm, rollout.mode())
+        let rollout = &self.entry.rollout;
+        let (assigned, mode) = match self.pinned {
+            Some(_) => (None, PINNED),
+            None => (rollout.assign(unit, live), rollout.mode()),
         };
+        let number = self.pinned.or(assigned.map(|assigned| assigned.version));
+        let arm = assigned.and_then(|assigned| assigned.arm);
+        let stands_in = assigned.is_some_and(|assigned| assigned.stands_in);
         let entry = number.and_then(|number| self.entry.versions.get(&number));
         let version = entry.and_then(|entry| entry.loaded.clone());
         let version = version.ok_or_else(|| ClassifyError::ModelUnavailable {
@@ -113,7 +113,8 @@ impl Route {
             state: entry.map(|entry| entry.state),
         })?;
         let canary = self.entry.rollout.canary();
-        let canary = canary.filter(|canary| self.pinned.is_none() && canary.is_open());
+        let is_arms_own = self.pinned.is_none() && !stands_in;
+        let canary = canary.filter(|canary| is_arms_own && canary.is_open());
         Ok(Choice {
             version,
             arm,
@@ -496,6 +497,7 @@ impl Classifier {
         let unit = sticky_by.map(|by| unit(by, caller, digest, picture.index));
         let choice = route.assign(&unit.unwrap_or_default());
         let place = choice.as_ref().ok().and_then(Choice::place);
+        let watch = place.map(|place| Watch::new(&self.tally, place));
         let shadowed = choice
             .as_ref()
             .ok()
@@ -510,13 +512,14 @@ impl Classifier {
             Ok(choice) => self.answer(&choice, picture, digest, options, caller).await,
             Err(error) => Err(error),
         };
+        let watch = watch.inspect(Watch::end);
         let comes_again = caller.comes_again && outcome.as_ref().is_err_and(ClassifyError::passes);
         if !comes_again {
             if let Some((recorder, entry)) = entry {
                 recorder.end(entry, &outcome, caller.since).await;
             }
-            if let Some((place, outcome)) = place.zip(arm_outcome(&outcome)) {
-                self.tally.did(place, outcome);
+            if let Some((watch, outcome)) = watch.zip(arm_outcome(&outcome, caller)) {
+                self.tally.did(watch.place, outcome);
             }
         }
         if let Some((shadowed, answer)) = shadowed.zip(outcome.as_ref().ok())
@@ -592,9 +595,53 @@ pub fn check_format(picture: &[u8]) -> Result<(), ClassifyError> {
     Ok(())
 }
 
+/// How long a caller waits who leaves and whose picture counts as one that its arm has failed.
+const LONG_ENOUGH: Duration = Duration::from_secs(10);
+
+/// Counts a picture as failed by its arm where the caller left after a long wait: a version that hangs would leave no trace.
+struct Watch {
+    tally: Arc<Tally>,
+    place: CanaryPlace,
+    since: Instant,
+    has_ended: AtomicBool,
+}
+
+impl Watch {
+    fn new(tally: &Arc<Tally>, place: CanaryPlace) -> Self {
+        Self {
+            tally: Arc::clone(tally),
+            place,
+            since: Instant::now(),
+            has_ended: AtomicBool::new(false),
+        }
+    }
+
+    /// It came to its end, whatever that was.
+    fn end(&self) {
+        self.has_ended.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if !self.has_ended.load(Ordering::Relaxed) && self.since.elapsed() >= LONG_ENOUGH {
+            self.tally.did(self.place, ArmOutcome::Failed);
+        }
+    }
+}
+
 /// What became of a picture, as its arm is judged by it; `None` where that is not the arm's doing.
-fn arm_outcome(outcome: &Result<Classification, ClassifyError>) -> Option<ArmOutcome> {
+fn arm_outcome(
+    outcome: &Result<Classification, ClassifyError>,
+    caller: &Caller,
+) -> Option<ArmOutcome> {
     match outcome {
+        // The time was over that the caller had set itself.
+        Err(ClassifyError::DeadlineExceeded)
+            if caller.deadline.is_some_and(|end| Instant::now() >= end) =>
+        {
+            None
+        }
         Ok(answer) => {
             let timings = answer.timings;
             let took = timings.queue + timings.prepare + timings.run;

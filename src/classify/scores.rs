@@ -145,9 +145,12 @@ impl Scores {
             priority: Priority::Background,
             deadline: beside.deadline,
         };
-        let cache = self.cache.as_ref().filter(|_| version.cache);
+        // What the caller wants of the cache holds for its shadows, too.
+        let may_keep = version.cache && caller.reuse != Reuse::Neither;
+        let cache = self.cache.as_ref().filter(|_| may_keep);
         let kept_as = cache.map(|cache| (cache, self.key(&run, beside.digest, caller)));
-        if let Some((cache, key)) = &kept_as
+        if caller.reuse == Reuse::Allowed
+            && let Some((cache, key)) = &kept_as
             && let Some(scored) = kept(cache, key).await
         {
             return Ok(scored);

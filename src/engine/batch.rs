@@ -58,6 +58,21 @@ struct State {
     preparers: usize,
 }
 
+impl State {
+    /// What somebody waits for. Background work takes nobody's place: whoever hands it in bounds it.
+    fn normal(&self) -> usize {
+        let normal = |ready: &&Ready| ready.priority == Priority::Normal;
+        self.ready.iter().filter(normal).count()
+    }
+
+    /// The next one, what somebody waits for first.
+    fn pop(&mut self) -> Option<Ready> {
+        let normal = |ready: &Ready| ready.priority == Priority::Normal;
+        let place = self.ready.iter().position(normal).unwrap_or_default();
+        self.ready.remove(place)
+    }
+}
+
 /// What stands between the threads that prepare and those that run: a bounded line of tensors.
 pub(super) struct Prepared {
     state: Mutex<State>,
@@ -103,7 +118,7 @@ impl Prepared {
         let mut state = self
             .changed
             .wait_while(self.state(), |state| {
-                state.ready.len() + state.promised >= self.room
+                state.normal() + state.promised >= self.room
             })
             .unwrap_or_else(PoisonError::into_inner);
         state.promised += 1;
@@ -166,22 +181,20 @@ impl Prepared {
     }
 
     fn priority(&self) -> Priority {
-        let state = self.state();
-        let mut priorities = state.ready.iter().map(|ready| ready.priority);
-        if priorities.any(|priority| priority == Priority::Normal) {
+        if self.state().normal() > 0 {
             Priority::Normal
         } else {
             Priority::Background
         }
     }
 
-    /// All that is ready and still wanted, up to a full batch.
+    /// All that is ready and still wanted, up to a full batch; background work where there is a place left.
     fn gather(&self) -> Vec<Ready> {
         let now = Instant::now();
         let mut state = self.state();
         let mut batch = Vec::with_capacity(self.most.min(state.ready.len()));
         while batch.len() < self.most
-            && let Some(ready) = state.ready.pop_front()
+            && let Some(ready) = state.pop()
         {
             batch.extend(ready.alive(now));
         }

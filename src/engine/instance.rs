@@ -91,7 +91,7 @@ impl Instance {
         permit: &mut Permit,
     ) -> Result<Tensor, EngineError> {
         let lone = self.wide.as_ref().filter(|_| priority == Priority::Normal);
-        let Some(wide) = lone.filter(|_| self.queue.len() == 0 && permit.is_alone()) else {
+        let Some(wide) = lone.filter(|_| self.queue.normal() == 0 && permit.is_alone()) else {
             return self.graph.run(tensor);
         };
         let is_wide = wide.is_next();

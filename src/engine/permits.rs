@@ -173,7 +173,7 @@ impl Gate {
 }
 
 impl Permit {
-    /// Whether nothing else in the process runs or waits for a core.
+    /// Whether nothing else in the process runs, and nobody waits for a core.
     pub(super) fn is_alone(&self) -> bool {
         self.leaves_free(&self.permits.state())
     }
@@ -191,8 +191,8 @@ impl Permit {
     }
 
     fn leaves_free(&self, state: &State) -> bool {
-        let is_nobody_waiting = state.normal.is_empty() && state.background.is_empty();
-        is_nobody_waiting && state.free + self.weight == self.permits.total
+        // Background work waits for longer.
+        state.normal.is_empty() && state.free + self.weight == self.permits.total
     }
 }
 

@@ -120,10 +120,13 @@ impl State {
                 dead.push(next);
                 continue;
             }
-            if let Some(before) = self.left_at {
+            // Background work waits for a quiet moment: how long that took says nothing of how fast jobs leave.
+            if let Some(before) = self.left_at
+                && next.job.priority == Priority::Normal
+            {
                 self.pace.add(now - before);
             }
-            self.left_at = (self.waiting() > 0).then_some(now);
+            self.left_at = (!self.normal.is_empty()).then_some(now);
             return Some(next);
         }
     }
@@ -186,14 +189,14 @@ impl Queue {
             if state.closed {
                 return Err(EngineError::Stopped);
             }
-            if self.is_full(&state) {
+            if self.is_full(&state, job.priority) {
                 // Callers who left and jobs that expired hold no place against those who still wait.
                 dead = state.take_dead();
             }
-            if self.is_full(&state) {
+            if self.is_full(&state, job.priority) {
                 let overloaded = EngineError::Overloaded {
                     waiting: state.waiting(),
-                    retry_after: self.wait_of(&state),
+                    retry_after: self.wait_of(&state, state.waiting()),
                 };
                 match state.give_way(&job.flow, job.priority) {
                     Some(other) => refused = Some((other, overloaded)),
@@ -221,23 +224,27 @@ impl Queue {
         Ok(())
     }
 
-    /// How long a job that came now would wait.
-    fn wait_of(&self, state: &State) -> Duration {
+    /// How long a job would wait behind so many.
+    fn wait_of(&self, state: &State, waiting: usize) -> Duration {
         let threads = u32::try_from(self.bounds.threads.max(1)).unwrap_or(u32::MAX);
         let alone = || state.job_time.settled().map(|time| time / threads);
         let each = state.pace.settled().or_else(alone).unwrap_or_default();
-        each.saturating_mul(u32::try_from(state.waiting()).unwrap_or(u32::MAX))
+        each.saturating_mul(u32::try_from(waiting).unwrap_or(u32::MAX))
     }
 
-    fn is_full(&self, state: &State) -> bool {
-        let waiting = state.waiting();
+    fn is_full(&self, state: &State, priority: Priority) -> bool {
+        // Nobody waits behind background work but background work.
+        let ahead = match priority {
+            Priority::Normal => state.normal.len(),
+            Priority::Background => state.waiting(),
+        };
         // What is expected is the middle of what comes: measured, one wait in a hundred is up to a tenth longer. The
         // bound is to hold for that one, too.
         // A queue of one round and one more is always allowed: a model slower than the bound must still serve, and only
         // jobs that leave others behind say how fast they leave.
         let crowded =
-            waiting > self.bounds.threads && self.wait_of(state) > self.bounds.wait * 17 / 20;
-        waiting >= self.bounds.jobs || crowded
+            ahead > self.bounds.threads && self.wait_of(state, ahead) > self.bounds.wait * 17 / 20;
+        state.waiting() >= self.bounds.jobs || crowded
     }
 
     /// Waits for a job and for the permits to work on it; `None` once the queue is closed and empty. The permits come
@@ -292,6 +299,11 @@ impl Queue {
     /// How many jobs wait.
     pub(super) fn len(&self) -> usize {
         self.state().waiting()
+    }
+
+    /// How many jobs wait that somebody waits for.
+    pub(super) fn normal(&self) -> usize {
+        self.state().normal.len()
     }
 }
 

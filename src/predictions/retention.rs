@@ -14,6 +14,9 @@ use crate::store::{Store, StoreError};
 const EVERY: Duration = Duration::from_mins(10);
 const AGAIN: Duration = Duration::from_secs(10);
 
+/// How long counts are kept that say nothing of any one picture.
+const FIGURES: TimeDelta = TimeDelta::days(400);
+
 /// How long predictions are kept; `None` for ever.
 pub(super) fn kept(days: u32) -> Option<TimeDelta> {
     (days > 0).then(|| TimeDelta::days(i64::from(days)))
@@ -67,6 +70,8 @@ impl Retention {
         if let Some(kept) = self.kept {
             while self.store.prune_feedback(now - kept).await? > 0 {}
         }
+        let pictures = self.kept.map(|kept| now - kept);
+        self.store.prune_figures(now - FIGURES, pictures).await?;
         outcome
     }
 }

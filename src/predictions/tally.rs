@@ -206,7 +206,11 @@ mod tests {
             Ok(false)
         }
 
-        async fn prune_figures(&self, _: DateTime<Utc>) -> Result<(), StoreError> {
+        async fn prune_figures(
+            &self,
+            _: DateTime<Utc>,
+            _: Option<DateTime<Utc>>,
+        ) -> Result<(), StoreError> {
             Ok(())
         }
     }

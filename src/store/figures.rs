@@ -36,8 +36,12 @@ pub trait FigureStore: Send + Sync {
         now: DateTime<Utc>,
         until: DateTime<Utc>,
     ) -> Result<bool, StoreError>;
-    /// Forgets what was counted before a time.
-    async fn prune_figures(&self, before: DateTime<Utc>) -> Result<(), StoreError>;
+    /// Forgets what was counted before a time, and which pictures of before another one it was counted about.
+    async fn prune_figures(
+        &self,
+        counted: DateTime<Utc>,
+        pictures: Option<DateTime<Utc>>,
+    ) -> Result<(), StoreError>;
 }
 
 /// A count of an arm, as it is called in the database.
@@ -147,19 +151,27 @@ impl FigureStore for SqlStore<Db> {
         .await
     }
 
-    async fn prune_figures(&self, before: DateTime<Utc>) -> Result<(), StoreError> {
+    async fn prune_figures(
+        &self,
+        counted: DateTime<Utc>,
+        pictures: Option<DateTime<Utc>>,
+    ) -> Result<(), StoreError> {
         self.within(async {
             let mut tx = self.writers.begin_with(Db::WRITE).await?;
             // A run's id holds its time.
             query("DELETE FROM canary_counts WHERE run < $1")
-                .bind(first_id_at(before))
+                .bind(first_id_at(counted))
                 .execute(&mut *tx)
                 .await?;
-            for delete in [
-                "DELETE FROM comparisons WHERE minute < $1",
-                "DELETE FROM disagreements WHERE at < $1",
-            ] {
-                query(delete).bind(before).execute(&mut *tx).await?;
+            query("DELETE FROM comparisons WHERE minute < $1")
+                .bind(counted)
+                .execute(&mut *tx)
+                .await?;
+            if let Some(pictures) = pictures {
+                query("DELETE FROM disagreements WHERE at < $1")
+                    .bind(pictures)
+                    .execute(&mut *tx)
+                    .await?;
             }
             Ok(tx.commit().await?)
         })

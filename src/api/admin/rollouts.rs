@@ -71,8 +71,10 @@ struct RolloutRuleView {
     since: Option<String>,
     /// Of `canary`, only shown: why it is where it is.
     reason: Option<String>,
-    /// Of `canary`, only shown: what its arms did until now, over all replicas; left out while the database is away.
+    /// Of `canary`, only shown: what its arms did at its step until now, over all replicas; left out while the database is away.
     figures: Option<CanaryFiguresView>,
+    /// Of `canary`, only shown: what it waits for.
+    waits_for: Option<Vec<String>>,
 }
 
 /// What a candidate has to hold. What is left out is not looked at.
@@ -100,12 +102,12 @@ struct ShadowView {
     sample: f64,
 }
 
-/// What a canary's arms did.
+/// What a canary's arms did at its step.
 #[derive(Object)]
 struct CanaryFiguresView {
-    /// Since the beginning.
+    /// What the baseline did.
     baseline: ArmFiguresView,
-    /// At its step.
+    /// What the candidate did.
     candidate: ArmFiguresView,
 }
 
@@ -267,6 +269,8 @@ impl RolloutsApi {
         if let Some(canary) = rollout.canary() {
             let standing = self.admin.standing(canary).await.ok();
             view.figures = standing.as_ref().map(CanaryFiguresView::of);
+            let waits_for = standing.map(|standing| standing.waits_for);
+            view.waits_for = waits_for.filter(|_| canary.is_open());
         }
         RolloutResponse::Is(Json(view), etag(mark_of_rollout(rollout)))
     }

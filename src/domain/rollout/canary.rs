@@ -6,7 +6,8 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::figures::Figures;
+use super::evidence::real;
+use super::figures::{ArmFigures, Figures};
 use super::guard::Guards;
 use super::{Arm, ArmName, StickyBy};
 use crate::domain::ids::{Alias, VersionNumber};
@@ -83,10 +84,10 @@ impl CanaryState {
 /// What follows from what a canary's arms did.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Verdict {
-    /// Nothing yet.
-    Wait,
-    /// The step is over, and the guards hold.
-    MoveOn,
+    /// Nothing yet; what for.
+    Wait(Vec<String>),
+    /// The step is over; the text says why.
+    MoveOn(String),
     /// A guard is broken; the text says which, and by what.
     RollBack(String),
 }
@@ -103,6 +104,9 @@ pub enum Order {
     /// Moving on again.
     Resume,
 }
+
+/// How unlikely it is, where requests are assigned each by itself, that none of those that came was the candidate's.
+const UNLIKELY: f64 = 1e-6;
 
 impl Canary {
     /// Whether anything is still to be decided.
@@ -153,30 +157,61 @@ impl Canary {
     #[must_use]
     pub fn judge(&self, figures: &Figures) -> Verdict {
         if !self.is_open() {
-            return Verdict::Wait;
+            return Verdict::Wait(Vec::new());
         }
-        let findings = self.guards.look(self, &figures.seen(self));
+        let seen = figures.seen(self);
+        let [baseline, candidate] = &seen;
+        let findings = self.guards.look(self, &seen);
         if let Some(broken) = findings.iter().find_map(|finding| finding.broken.as_ref()) {
             return Verdict::RollBack(broken.clone());
         }
-        let is_over = figures.of(self.step(), ArmName::Candidate).answers >= self.step_requests;
-        let all_hold = findings.iter().all(|finding| finding.holds);
-        if self.stage.state == CanaryState::Running && is_over && all_hold {
-            Verdict::MoveOn
-        } else {
-            Verdict::Wait
+        let mut waits = Vec::new();
+        let is_paused = self.stage.state == CanaryState::Paused;
+        if is_paused {
+            waits.push("an operator: it is paused".to_owned());
         }
+        if self.has_nobody(baseline, candidate) {
+            let (requests, by) = (baseline.answers, &self.sticky_by);
+            let nobody =
+                format!("none of {requests} requests was on the candidate's side, by {by}");
+            // The last step is nobody's to pass over: nothing would be known of the candidate.
+            if !is_paused && self.stage.step + 1 < self.steps.len() {
+                return Verdict::MoveOn(format!("{nobody}: the step is passed over"));
+            }
+            waits.push(nobody);
+        }
+        let answers = candidate.answers;
+        if answers < self.step_requests {
+            let wanted = self.step_requests;
+            waits.push(format!("{answers} of {wanted} answers of the candidate"));
+        }
+        waits.extend(findings.into_iter().filter_map(|finding| finding.waits));
+        if waits.is_empty() {
+            Verdict::MoveOn(format!(
+                "{answers} answers of the candidate, and the guards hold"
+            ))
+        } else {
+            Verdict::Wait(waits)
+        }
+    }
+
+    /// Whether a step has nobody on the candidate's side, as far as can be told by so many who were not: with few keys (or
+    /// pictures, or users) that stay with their arm there may be none, and none will come.
+    fn has_nobody(&self, baseline: &ArmFigures, candidate: &ArmFigures) -> bool {
+        let others = 1.0 - self.share() / 100.0;
+        candidate.answers + candidate.errors == 0
+            && others > 0.0
+            && real(baseline.answers) * others.ln() < UNLIKELY.ln()
     }
 
     /// The same, a step further; promoted after the last one.
     #[must_use]
-    pub fn moved_on(&self, now: DateTime<Utc>) -> Self {
-        let answers = self.step_requests;
-        let reason = format!("{answers} answers of the candidate, and the guards hold");
+    pub fn moved_on(&self, reason: &str, now: DateTime<Utc>) -> Self {
+        let reason = Some(reason.to_owned());
         if self.stage.step + 1 >= self.steps.len() {
-            return self.at(CanaryState::Promoted, Some(reason), now);
+            return self.at(CanaryState::Promoted, reason, now);
         }
-        let mut next = self.at(CanaryState::Running, Some(reason), now);
+        let mut next = self.at(CanaryState::Running, reason, now);
         next.stage.step += 1;
         next
     }
@@ -239,7 +274,7 @@ impl Canary {
 mod tests {
     use super::super::{Latencies, Rollout, Rule};
     use super::*;
-    use crate::domain::rollout::{ArmFigures, Fresh};
+    use crate::domain::rollout::Fresh;
 
     fn now() -> DateTime<Utc> {
         DateTime::from_timestamp(1_790_000_000, 0).expect("a time")
@@ -294,6 +329,24 @@ mod tests {
         latencies
     }
 
+    #[derive(Debug)]
+    enum Expected {
+        Wait,
+        MoveOn,
+    }
+
+    const WAIT: Expected = Expected::Wait;
+    const MOVE_ON: Expected = Expected::MoveOn;
+
+    impl PartialEq<Expected> for Verdict {
+        fn eq(&self, expected: &Expected) -> bool {
+            match expected {
+                Expected::Wait => matches!(self, Self::Wait(_)),
+                Expected::MoveOn => matches!(self, Self::MoveOn(_)),
+            }
+        }
+    }
+
     fn is_rolled_back(verdict: &Verdict, by: &str) -> bool {
         matches!(verdict, Verdict::RollBack(reason) if reason.contains(by))
     }
@@ -302,15 +355,15 @@ mod tests {
     fn a_step_ends_after_its_requests_and_the_last_one_promotes() {
         let canary = canary(&serde_json::json!({}));
         let judged = |canary: &Canary, count| canary.judge(&figures(answers(9), answers(count)));
-        assert_eq!(judged(&canary, 199), Verdict::Wait);
-        assert_eq!(judged(&canary, 200), Verdict::MoveOn);
-        let second = canary.moved_on(now());
+        assert_eq!(judged(&canary, 199), WAIT);
+        assert_eq!(judged(&canary, 200), MOVE_ON);
+        let second = canary.moved_on("", now());
         assert_eq!((second.stage.step, second.share()), (1, 50.0));
-        assert_eq!(judged(&second, 500), Verdict::Wait, "another step's count");
-        let promoted = second.moved_on(now()).moved_on(now());
+        assert_eq!(judged(&second, 500), WAIT, "another step's count");
+        let promoted = second.moved_on("", now()).moved_on("", now());
         assert_eq!(promoted.stage.state, CanaryState::Promoted);
         assert_eq!((promoted.share(), promoted.stage.step), (100.0, 2));
-        assert_eq!(judged(&promoted, 500), Verdict::Wait);
+        assert_eq!(judged(&promoted, 500), WAIT);
         let moved = |before: &Canary, after: &Canary| {
             let moved = after.moved_aliases(before);
             moved.first().map(|(_, version)| version.get())
@@ -320,6 +373,33 @@ mod tests {
         let back = promoted.rolled_back("no", now());
         assert_eq!(moved(&promoted, &back), Some(1));
         assert_eq!(moved(&second, &second.rolled_back("no", now())), None);
+    }
+
+    #[test]
+    fn a_step_with_nobody_on_the_candidates_side_is_passed_over_but_for_the_last() {
+        let mut canary = canary(&serde_json::json!({}));
+        // At 10 %, nobody of 131 by chance would be one in a million.
+        let judged = |canary: &Canary, others| {
+            let mut figures = figures(answers(others), answers(0));
+            let step = canary.step();
+            let moved = std::mem::take(&mut figures.steps).into_iter();
+            figures.steps = moved.map(|((_, arm), did)| ((step, arm), did)).collect();
+            canary.judge(&figures)
+        };
+        assert_eq!(judged(&canary, 131), WAIT);
+        let skipped = judged(&canary, 132);
+        assert!(
+            matches!(&skipped, Verdict::MoveOn(why) if why.contains("by key")),
+            "{skipped:?}"
+        );
+        let paused = canary.ordered(Order::Pause, None, now()).expect("paused");
+        assert_eq!(judged(&paused, 1000), WAIT);
+        canary.steps = vec![10.0];
+        let waits = judged(&canary, 1000);
+        assert!(
+            matches!(&waits, Verdict::Wait(why) if why[0].contains("none of 1000")),
+            "{waits:?}"
+        );
     }
 
     #[test]
@@ -333,19 +413,15 @@ mod tests {
             };
             canary.judge(&figures(ArmFigures::default(), candidate))
         };
-        assert_eq!(
-            judged(3, 0),
-            Verdict::Wait,
-            "three requests are no evidence"
-        );
+        assert_eq!(judged(3, 0), WAIT, "three requests are no evidence");
         assert!(is_rolled_back(
             &judged(10, 0),
             "errors of the candidate: 10 of 10"
         ));
-        assert_eq!(judged(1, 9), Verdict::Wait);
-        assert_eq!(judged(2, 200), Verdict::MoveOn);
+        assert_eq!(judged(1, 9), WAIT);
+        assert_eq!(judged(2, 200), MOVE_ON);
         // Neither held nor certainly broken: more will tell.
-        assert_eq!(judged(4, 200), Verdict::Wait);
+        assert_eq!(judged(4, 200), WAIT);
         assert!(is_rolled_back(&judged(30, 500), "errors"));
     }
 
@@ -360,11 +436,11 @@ mod tests {
             };
             canary.judge(&figures(ArmFigures::default(), candidate))
         };
-        assert_eq!(judged(0, 0), Verdict::Wait);
-        assert_eq!(judged(9, 9), Verdict::Wait);
-        assert_eq!(judged(10, 10), Verdict::MoveOn, "half of a tenth of 200");
-        assert_eq!(judged(10, 8), Verdict::Wait);
-        assert_eq!(judged(9, 0), Verdict::Wait, "fewer than ten");
+        assert_eq!(judged(0, 0), WAIT);
+        assert_eq!(judged(9, 9), WAIT);
+        assert_eq!(judged(10, 10), MOVE_ON, "half of a tenth of 200");
+        assert_eq!(judged(10, 8), WAIT);
+        assert_eq!(judged(9, 0), WAIT, "fewer than ten");
         assert!(is_rolled_back(
             &judged(10, 1),
             "another class than the baseline's: 9 of 10"
@@ -382,15 +458,11 @@ mod tests {
             };
             canary.judge(&figures(arm(baseline), arm(candidate)))
         };
-        assert_eq!(judged(1000, (10, 10)), Verdict::MoveOn);
+        assert_eq!(judged(1000, (10, 10)), MOVE_ON);
         assert!(is_rolled_back(&judged(1000, (10, 30)), "95th percentile"));
-        assert_eq!(judged(1000, (30, 10)), Verdict::MoveOn);
-        assert_eq!(judged(19, (10, 100)), Verdict::MoveOn, "not measured");
-        assert_eq!(
-            judged(40, (10, 100)),
-            Verdict::Wait,
-            "measured, not certain"
-        );
+        assert_eq!(judged(1000, (30, 10)), MOVE_ON);
+        assert_eq!(judged(19, (10, 100)), MOVE_ON, "not measured");
+        assert_eq!(judged(40, (10, 100)), WAIT, "measured, not certain");
     }
 
     #[test]
@@ -404,24 +476,16 @@ mod tests {
             canary(guards).judge(&figures(arm(baseline), arm(candidate)))
         };
         let least = serde_json::json!({"min_accuracy": 0.9});
-        assert_eq!(
-            judged(&least, (0, 0), (0, 0)),
-            Verdict::MoveOn,
-            "no feedback"
-        );
-        assert_eq!(
-            judged(&least, (0, 0), (9, 5)),
-            Verdict::MoveOn,
-            "hardly any"
-        );
-        assert_eq!(judged(&least, (0, 0), (20, 17)), Verdict::Wait);
+        assert_eq!(judged(&least, (0, 0), (0, 0)), MOVE_ON, "no feedback");
+        assert_eq!(judged(&least, (0, 0), (9, 5)), MOVE_ON, "hardly any");
+        assert_eq!(judged(&least, (0, 0), (20, 17)), WAIT);
         assert!(is_rolled_back(
             &judged(&least, (0, 0), (50, 10)),
             "wrong answers"
         ));
         let drop = serde_json::json!({"max_accuracy_drop": 0.02});
-        assert_eq!(judged(&drop, (500, 450), (500, 460)), Verdict::MoveOn);
-        assert_eq!(judged(&drop, (100, 90), (100, 85)), Verdict::Wait);
+        assert_eq!(judged(&drop, (500, 450), (500, 460)), MOVE_ON);
+        assert_eq!(judged(&drop, (100, 90), (100, 85)), WAIT);
         assert!(is_rolled_back(
             &judged(&drop, (500, 450), (500, 300)),
             "right for 300 of 500"
@@ -433,7 +497,7 @@ mod tests {
         let canary = canary(&serde_json::json!({}));
         let paused = canary.ordered(Order::Pause, None, now()).expect("paused");
         let judged = paused.judge(&figures(answers(1), answers(900)));
-        assert_eq!(judged, Verdict::Wait, "it does not move on");
+        assert_eq!(judged, WAIT, "it does not move on");
         assert_eq!(paused.share().to_bits(), 10_f64.to_bits());
         assert_eq!(
             paused.ordered(Order::Pause, None, now()),

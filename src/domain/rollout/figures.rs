@@ -141,24 +141,16 @@ impl Figures {
         self.steps.get(&(step, arm)).cloned().unwrap_or_default()
     }
 
-    /// What is judged: the baseline since the beginning, as it may have nothing to do at the last step, and the candidate at its
-    /// step; labels since the beginning.
+    /// What is judged, of the baseline and of the candidate: what they did at the canary's step, so that both met the same hour's
+    /// traffic; labels since the beginning.
     #[must_use]
     pub fn seen(&self, canary: &Canary) -> [ArmFigures; 2] {
-        let mut baseline = ArmFigures::default();
-        let steps = self.steps.iter();
-        for (_, figures) in steps.filter(|((_, arm), _)| *arm == ArmName::Baseline) {
-            baseline.merge(figures);
-        }
-        let mut candidate = self.of(canary.step(), ArmName::Candidate);
-        for (arm, figures) in [
-            (ArmName::Candidate, &mut candidate),
-            (ArmName::Baseline, &mut baseline),
-        ] {
+        [ArmName::Baseline, ArmName::Candidate].map(|arm| {
+            let mut figures = self.of(canary.step(), arm);
             (figures.labels, figures.correct) =
                 self.labelled.get(&arm).copied().unwrap_or_default();
-        }
-        [baseline, candidate]
+            figures
+        })
     }
 }
 

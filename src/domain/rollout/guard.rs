@@ -38,8 +38,17 @@ pub struct Guards {
 pub(super) struct Finding {
     /// Why it is certain that it does not hold.
     pub(super) broken: Option<String>,
-    /// Whether it holds as far as is known.
-    pub(super) holds: bool,
+    /// What there is to wait for, where it does not hold as far as is known.
+    pub(super) waits: Option<String>,
+}
+
+impl Finding {
+    fn held() -> Self {
+        Self {
+            broken: None,
+            waits: None,
+        }
+    }
 }
 
 impl Guards {
@@ -80,9 +89,11 @@ impl Guards {
                 let finding = too_many(is, other, candidate.compared, 1.0 - limit, chance);
                 // It is asked for on a sample: of that, half must be there.
                 let due = real(canary.step_requests) * canary.agreement_sample / 2.0;
-                let is_there = real(candidate.compared) >= due.max(1.0);
+                let (is, due) = (candidate.compared, due.max(1.0).ceil());
+                let missing = (real(is) < due)
+                    .then(|| format!("min_agreement: {is} of {due} answers compared"));
                 Finding {
-                    holds: finding.holds && is_there,
+                    waits: missing.or(finding.waits),
                     ..finding
                 }
             }),
@@ -104,7 +115,7 @@ impl Guards {
 /// Feedback may never come: nothing waits for it.
 fn if_enough(labels: u64, finding: Finding) -> Finding {
     Finding {
-        holds: finding.holds || labels < LEAST_EVIDENCE,
+        waits: finding.waits.filter(|_| labels >= LEAST_EVIDENCE),
         ..finding
     }
 }
@@ -124,10 +135,15 @@ fn too_many(what: &str, hits: u64, count: u64, limit: f64, chance: f64) -> Findi
             100.0 * limit,
         )
     });
+    // Up to what a sum loses.
+    let holds = real(hits) <= limit.mul_add(real(count), 1e-9);
+    let waits = || {
+        let limit = 100.0 * limit;
+        format!("{what}: {hits} of {count}, where {limit:.1} % may be: not certain yet")
+    };
     Finding {
         broken,
-        // Up to what a sum loses.
-        holds: real(hits) <= limit.mul_add(real(count), 1e-9),
+        waits: (!holds).then(waits),
     }
 }
 
@@ -137,10 +153,7 @@ fn slower(candidate: &ArmFigures, baseline: &ArmFigures, limit: f64, chance: f64
     let (mine, theirs) = (&candidate.latencies, &baseline.latencies);
     let is_measured = mine.count().min(theirs.count()) >= LEAST_LATENCIES;
     let (Some(own), Some(other)) = (mine.p95(), theirs.p95()) else {
-        return Finding {
-            broken: None,
-            holds: true,
-        };
+        return Finding::held();
     };
     let bounds = p95_at_least(mine, chance / 2.0).zip(p95_at_most(theirs, chance / 2.0));
     let broken = bounds.filter(|&(least, most)| is_measured && least > limit * most);
@@ -150,9 +163,14 @@ fn slower(candidate: &ArmFigures, baseline: &ArmFigures, limit: f64, chance: f64
              ({other:.2} ms, {most:.2} at most); by chance with a probability of {chance:.2e} at most"
         )
     });
+    let waits = || {
+        format!(
+            "the candidate's 95th percentile is {own:.2} ms, the baseline's {other:.2}: not certain yet"
+        )
+    };
     Finding {
         broken,
-        holds: !is_measured || own <= limit * other,
+        waits: (is_measured && own > limit * other).then(waits),
     }
 }
 
@@ -194,8 +212,16 @@ fn worse(candidate: &ArmFigures, baseline: &ArmFigures, limit: f64, chance: f64)
             100.0 * limit,
         )
     });
+    let holds = share(candidate) >= share(baseline) - limit - 1e-9;
+    let waits = || {
+        format!(
+            "the candidate is right for {}, the baseline for {}: not certain yet",
+            percent(candidate.correct, candidate.labels),
+            percent(baseline.correct, baseline.labels)
+        )
+    };
     Finding {
         broken,
-        holds: share(candidate) >= share(baseline) - limit - 1e-9,
+        waits: (!holds).then(waits),
     }
 }

@@ -249,6 +249,7 @@ const CANARY_SHOWN: &[&str] = &[
     "reason",
     "begun_at",
     "figures",
+    "waits_for",
 ];
 
 /// The part of the pictures that a shadow runs on, where nothing else is said.

@@ -133,7 +133,10 @@ async fn what_is_old_is_forgotten(database: &TestDatabase) {
         .add_counted(&counted(new, 0, at(2 * day)))
         .await
         .expect("added");
-    store.prune_figures(at(day)).await.expect("pruned");
+    store
+        .prune_figures(at(day), Some(at(day)))
+        .await
+        .expect("pruned");
     assert!(store.canary_steps(old).await.expect("read").is_empty());
     assert_eq!(store.canary_steps(new).await.expect("read").len(), 1);
 }
