@@ -455,6 +455,28 @@ mod tests {
     }
 
     #[test]
+    fn background_work_keeps_nobody_out() {
+        let queue = queue(1000);
+        let mut state = queue.state();
+        for _ in 0..8 {
+            state.job_time.add(Duration::from_secs(1));
+            state.pace.add(Duration::from_secs(1));
+        }
+        drop(state);
+        // Three seconds of work each, for nobody.
+        let _waiting = push(&queue, Priority::Background, &["shadow"; 3]);
+        let (more, _reply) = job(Priority::Background, "shadow");
+        assert!(queue.push(more).is_err(), "the bound is two seconds");
+        // Who is waited for waits for none of it, and pushes none of it out.
+        let _normal = push(&queue, Priority::Normal, &["a"; 2]);
+        assert_eq!((queue.len(), queue.normal()), (5, 2));
+        // Nor do pauses between such work say how fast jobs leave.
+        let before = queue.state().pace.get();
+        drain(&queue);
+        assert!(queue.state().pace.get() < before, "two jobs left at once");
+    }
+
+    #[test]
     fn a_closed_queue_gives_what_it_has_and_takes_nothing() {
         let queue = queue(10);
         let _replies = push(&queue, Priority::Normal, &["a"]);

@@ -22,7 +22,7 @@ const DELETED_AT_ONCE: i64 = 5000;
 #[async_trait]
 pub trait FeedbackStore: Send + Sync {
     /// Keeps labels, all or none, each in place of what its tenant has said of the picture before; of several for one picture the
-    /// last one counts, joined or not. Gives for each, in order, `false` where a deletion of the
+    /// last one counts. What is joined is not replaced by what is not. Gives for each, in order, `false` where a deletion of the
     /// tenant's predictions came after the request: that one is not kept.
     async fn put_feedback(&self, given: &[Feedback]) -> Result<Vec<bool>, StoreError>;
     /// What a tenant has said of a request's pictures, in their order.
@@ -309,7 +309,7 @@ impl SqlStore<Db> {
         insert.push(
             " ON CONFLICT (day, request_id, \"index\", tenant_id) DO UPDATE SET label = excluded.label, \
              at = excluded.at, joined = excluded.joined, model = excluded.model, version = excluded.version, \
-             arm = excluded.arm, class = excluded.class",
+             arm = excluded.arm, class = excluded.class WHERE excluded.joined OR NOT feedback.joined",
         );
         insert.build().persistent(false).execute(writer).await?;
         Ok(())
@@ -347,8 +347,15 @@ impl SqlStore<Sqlite> {
     );
 }
 
-/// The last of each picture, in one order for all, so that no two transactions ever hold rows that the other wants.
+/// The last of each picture, but none that is not joined after one that is; in one order for all, so that no two transactions
+/// ever hold rows that the other wants.
 fn last_of_each<'a>(given: impl Iterator<Item = &'a Feedback>) -> Vec<&'a Feedback> {
-    let last: BTreeMap<_, &Feedback> = given.map(|one| (one.place(), one)).collect();
+    let mut last: BTreeMap<_, &Feedback> = BTreeMap::new();
+    for one in given {
+        let before = last.get(&one.place());
+        if one.judged.is_some() || before.is_none_or(|before| before.judged.is_none()) {
+            last.insert(one.place(), one);
+        }
+    }
     last.into_values().collect()
 }
