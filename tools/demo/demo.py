@@ -146,7 +146,7 @@ class Gateway:
         return counts
 
     def report(self) -> None:
-        command = [self.program, "rollout", "report", "digits", "--url", self.admin]
+        command = [self.program, "rollout", "report", "digits", "--gateway", self.admin]
         shown = subprocess.run(command, cwd=ROOT, env={**os.environ, "LENSGATE_ADMIN_TOKEN": TOKEN}, text=True, capture_output=True)
         if shown.returncode != 0:
             raise SystemExit(shown.stderr)
