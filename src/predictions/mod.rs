@@ -1,7 +1,7 @@
 //! The prediction log: what was answered to whom, one record a picture. Nothing is lost, and nobody waits for a database.
 //!
 //! `classify` hands records to [`PredictionLog`], which has them in a file (the spool) before the answer leaves; the
-//! [`PredictionWriter`] takes them to the store; [`Predictions`] reads both. Pictures go to the
+//! [`PredictionWriter`] takes them to the store; [`Predictions`] reads both, and counts for reports. Pictures go to the
 //! [`Archive`], where there is one. Knows no HTTP and no model.
 
 mod archive;
@@ -9,6 +9,7 @@ mod feedback;
 mod log;
 mod reading;
 mod record;
+mod report;
 mod retention;
 mod spool;
 mod writer;
@@ -17,7 +18,11 @@ pub use archive::{Archive, ArchiveError, ArchiveStatus};
 pub use feedback::{FeedbackError, Told};
 pub use log::{LogError, LogStatus, PredictionLog};
 pub use reading::{Page, Predictions, ReadError};
+pub use report::{
+    Agreement, ArmReport, ClassCount, Drifts, Percentiles, Report, ReportQuery, Times,
+    VersusBaseline,
+};
 pub use retention::Retention;
 pub use writer::PredictionWriter;
 
-pub use crate::store::{PredictionFilter, PredictionMark};
+pub use crate::store::{Disagreement, PredictionFilter, PredictionMark, Window};
