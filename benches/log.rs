@@ -16,6 +16,7 @@
     reason = "what fails in a benchmark ends it"
 )]
 
+mod filled;
 #[path = "../tests/it/fixture/mod.rs"]
 #[expect(dead_code, reason = "the tests use more of it than a benchmark does")]
 mod fixture;
@@ -356,29 +357,9 @@ async fn pages(rows: u32) {
 
 /// Fills the log with rows from a time until now.
 async fn fill(database: &mut PgConnection, rows: u32, first: chrono::DateTime<chrono::Utc>) {
-    // Loaded without indexes, which are made again as the migration made them.
-    let indexes: Vec<(String, String)> = sqlx::query_as(
-        "SELECT indexname::text, indexdef::text FROM pg_indexes WHERE tablename = 'predictions' AND indexname LIKE 'predictions\\_by\\_%'",
-    )
-    .fetch_all(&mut *database)
-    .await
-    .expect("indexes");
-    for (name, _) in &indexes {
-        database
-            .execute(AssertSqlSafe(format!("DROP INDEX {name}")))
-            .await
-            .expect("dropped");
-    }
+    let indexes = filled::drop_indexes(database).await;
     let now = chrono::Utc::now();
-    for day in first.date_naive().iter_days().take(11) {
-        let (name, next) = (day.format("%Y%m%d"), day.succ_opt().expect("a day"));
-        database
-            .execute(AssertSqlSafe(format!(
-                "CREATE TABLE IF NOT EXISTS predictions_{name} PARTITION OF predictions FOR VALUES FROM ('{day}') TO ('{next}')"
-            )))
-            .await
-            .expect("a day");
-    }
+    filled::make_days(database, first, now).await;
     let step = (now - first).num_milliseconds() / i64::from(rows);
     let began = Instant::now();
     for from in (0..rows).step_by(1_000_000) {
@@ -392,16 +373,7 @@ async fn fill(database: &mut PgConnection, rows: u32, first: chrono::DateTime<ch
             .await
             .expect("rows");
     }
-    for (_, definition) in &indexes {
-        database
-            .execute(AssertSqlSafe(definition.replace(" ON ONLY ", " ON ")))
-            .await
-            .expect("an index");
-    }
-    database
-        .execute("ANALYZE predictions")
-        .await
-        .expect("statistics");
+    filled::make_indexes(database, &indexes).await;
     println!("{rows} rows of ten days in {:.0?}", began.elapsed());
 }
 

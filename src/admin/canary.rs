@@ -20,9 +20,9 @@ use crate::callbacks::News;
 use crate::domain::callback::EventKind;
 use crate::domain::ids::ModelId;
 use crate::domain::rollout::{
-    ArmFigures, ArmLabels, Canary, CanaryState, Figures, Order, Rollout, Rule, Verdict,
+    ArmFigures, ArmLabels, ArmName, Canary, CanaryState, Figures, Order, Rollout, Rule, Verdict,
 };
-use crate::store::{RolloutChange, StoreError, Telling};
+use crate::store::{RolloutChange, StoreError, Telling, Window};
 
 /// How often counts go to the store, and canaries are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -254,7 +254,19 @@ impl Admin {
             return Ok(known.clone());
         }
         let begun = Instant::now();
-        let found: ArmLabels = BTreeMap::new();
+        let window = Window {
+            from: canary.begun_at,
+            // Clocks differ.
+            to: self.clock.now() + TimeDelta::minutes(1),
+        };
+        let mut found = ArmLabels::new();
+        for one in self.store.labelled(looked.model, window).await? {
+            let arm = one.arm.and_then(|arm| arm.parse().ok());
+            if let Some(arm @ (ArmName::Baseline | ArmName::Candidate)) = arm {
+                let counts = found.entry(arm).or_default();
+                *counts = (counts.0 + one.labels, counts.1 + one.correct);
+            }
+        }
         let due = Instant::now() + begun.elapsed() * LABELS_PART;
         labels.known.insert(canary.run, (due, found.clone()));
         Ok(found)

@@ -11,12 +11,14 @@ use crate::config::{Config, Environment, Sources, TelemetryConfig};
 mod check;
 mod classify;
 mod config;
+mod gateway;
 mod keys;
 mod migrate;
 mod openapi;
 mod pick;
 mod predictions;
 mod push;
+mod rollout;
 mod serve;
 mod tune;
 
@@ -55,6 +57,9 @@ enum Command {
     /// The prediction log
     #[command(subcommand)]
     Predictions(PredictionsCommand),
+    /// How a model's traffic is shared
+    #[command(subcommand)]
+    Rollout(RolloutCommand),
     /// Bring the database to this release; every start does it too
     Migrate(migrate::MigrateArgs),
     /// Print the OpenAPI document of a plane
@@ -84,6 +89,12 @@ enum KeysCommand {
 enum PredictionsCommand {
     /// Write what the database has of a time, the newest first, for whoever evaluates it
     Export(predictions::ExportArgs),
+}
+
+#[derive(Debug, Subcommand)]
+enum RolloutCommand {
+    /// How a model's versions do beside each other: traffic, times, accuracy, agreement, drift
+    Report(rollout::ReportArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -129,6 +140,10 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Predictions(PredictionsCommand::Export(args)) => {
             quiet(&settings)?;
             predictions::export(&args, &settings)
+        }
+        Command::Rollout(RolloutCommand::Report(args)) => {
+            quiet(&settings)?;
+            rollout::report(&args, &environment)
         }
         Command::Migrate(args) => {
             quiet(&settings)?;

@@ -9,12 +9,13 @@ use clap::Args;
 use futures_util::StreamExt as _;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use reqwest::multipart::{Form, Part};
-use reqwest::{Body, Client, RequestBuilder, StatusCode, Url};
+use reqwest::{Body, Method, StatusCode, Url};
 use serde_json::{Value, json};
 use tokio_util::io::ReaderStream;
 
+use super::gateway::{Gateway, admin_token, reason};
 use super::say;
-use crate::config::{ADMIN_TOKEN, Environment, Secret};
+use crate::config::Environment;
 use crate::domain::ids::{ModelId, VersionNumber};
 use crate::model_store::{Package, texts_of};
 
@@ -42,9 +43,6 @@ pub(super) struct PushArgs {
     json: bool,
 }
 
-/// How long a connection may take.
-const CONNECTING: Duration = Duration::from_secs(10);
-
 /// How long an answer may take once everything is sent: checks wait for their turn, and a large model takes its time.
 const ANSWERING: Duration = Duration::from_mins(15);
 
@@ -66,16 +64,14 @@ struct Verdict {
 }
 
 pub(super) fn run(args: &PushArgs, environment: &Environment) -> anyhow::Result<ExitCode> {
-    let token = environment.admin_token(args.token_file.as_deref())?;
-    let token = token.with_context(|| {
-        format!("there is no admin token: --token-file names a file, or {ADMIN_TOKEN} holds it")
-    })?;
+    let token = admin_token(environment, args.token_file.as_deref())?;
     let what = What::of(args)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("the async runtime does not start")?;
-    runtime.block_on(Gateway::new(&args.to, token)?.push(args, &what))
+    let gateway = Gateway::new("--to", &args.to, token, ANSWERING)?;
+    runtime.block_on(Pusher { gateway }.push(args, &what))
 }
 
 impl What {
@@ -147,34 +143,12 @@ fn versions_in(model_dir: &Path) -> anyhow::Result<Vec<(VersionNumber, PathBuf)>
     Ok(versions)
 }
 
-/// A gateway's admin plane.
-struct Gateway {
-    client: Client,
-    base: String,
-    token: Secret,
+/// What is done at a gateway.
+struct Pusher {
+    gateway: Gateway,
 }
 
-impl Gateway {
-    fn new(to: &Url, token: Secret) -> anyhow::Result<Self> {
-        ensure!(
-            matches!(to.scheme(), "http" | "https") && to.has_host(),
-            "--to must be an http:// or https:// address"
-        );
-        let base = to.as_str().trim_end_matches('/');
-        let base = base.strip_suffix("/admin/v1").unwrap_or(base).to_owned();
-        let client = Client::builder()
-            .connect_timeout(CONNECTING)
-            .read_timeout(ANSWERING)
-            .user_agent(concat!("lensgate/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .context("no client can be made")?;
-        Ok(Self {
-            client,
-            base,
-            token,
-        })
-    }
-
+impl Pusher {
     async fn push(&self, args: &PushArgs, what: &What) -> anyhow::Result<ExitCode> {
         let created = self.see_to_the_model(args, what).await?;
         if created && !args.json {
@@ -205,7 +179,10 @@ impl Gateway {
     /// Makes the model where it is not there; says whether it was made.
     async fn see_to_the_model(&self, args: &PushArgs, what: &What) -> anyhow::Result<bool> {
         let path = format!("/models/{}", what.model);
-        let (status, body) = self.ask(self.client.get(self.url(&path))).await?;
+        let (status, body) = self
+            .gateway
+            .ask(self.gateway.request(Method::GET, &path))
+            .await?;
         match (status, body.get("code").and_then(Value::as_str)) {
             (StatusCode::OK, _) => return Ok(false),
             (StatusCode::NOT_FOUND, Some("model_not_found")) => {}
@@ -221,8 +198,8 @@ impl Gateway {
         );
         let texts = texts_of(&what.model_dir).map_err(anyhow::Error::msg)?;
         let new = json!({"id": what.model.as_str(), "title": texts.0, "description": texts.1});
-        let request = self.client.post(self.url("/models")).json(&new);
-        match self.ask(request).await? {
+        let request = self.gateway.request(Method::POST, "/models").json(&new);
+        match self.gateway.ask(request).await? {
             (StatusCode::CREATED, _) => Ok(true),
             (status, body) => bail!("the gateway makes no model: {}", reason(status, &body)),
         }
@@ -238,13 +215,14 @@ impl Gateway {
         let package =
             Package::of(dir).map_err(|reason| anyhow::anyhow!("version {number}: {reason}"))?;
         let (form, bar) = form(&package, &format!("{model} {number}")).await?;
-        let url = self.url(&format!("/models/{model}/versions/{number}"));
+        let path = format!("/models/{model}/versions/{number}");
         let mut query = vec![("sha256", package.digest.to_string())];
         if args.dry_run {
             query.push(("dry_run", "true".to_owned()));
         }
-        let request = self.client.put(url).query(&query).multipart(form);
-        let outcome = self.ask(request).await;
+        let request = self.gateway.request(Method::PUT, &path);
+        let request = request.query(&query).multipart(form);
+        let outcome = self.gateway.ask(request).await;
         bar.finish_and_clear();
         let (status, body) = outcome?;
         Ok(Verdict {
@@ -252,20 +230,6 @@ impl Gateway {
             status,
             body,
         })
-    }
-
-    fn url(&self, path: &str) -> String {
-        format!("{}/admin/v1{path}", self.base)
-    }
-
-    /// Sends a request; gives the answer's status and its JSON, whatever they are.
-    async fn ask(&self, request: RequestBuilder) -> anyhow::Result<(StatusCode, Value)> {
-        let sent = request.bearer_auth(self.token.expose()).send().await;
-        let answer = sent.context("the gateway cannot be reached, or broke off")?;
-        let status = answer.status();
-        let text = answer.text().await.context("the gateway broke off")?;
-        let body = serde_json::from_str(&text).unwrap_or(Value::Null);
-        Ok((status, body))
     }
 }
 
@@ -354,14 +318,5 @@ impl Verdict {
             "status": self.status.as_u16(),
             "answer": self.body,
         })
-    }
-}
-
-/// Why the gateway refused, in its own words where it has any.
-fn reason(status: StatusCode, body: &Value) -> String {
-    let text = |key: &str| body.get(key).and_then(Value::as_str);
-    match (text("detail"), text("code")) {
-        (Some(detail), Some(code)) => format!("{detail} ({code})"),
-        _ => format!("it answered {status}"),
     }
 }

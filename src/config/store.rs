@@ -13,7 +13,7 @@ use super::{ConfigError, Seconds, bad};
 pub struct StoreConfig {
     /// `sqlite://` and a file, or `postgres://` and a server.
     pub url: String,
-    /// Connections that are open at the same time.
+    /// Connections that are open at the same time; for reports up to two more.
     pub max_connections: u32,
     /// How long the start keeps trying a database that is away.
     pub connect_timeout: Seconds,

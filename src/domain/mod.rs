@@ -3,6 +3,7 @@
 pub mod api_key;
 pub mod callback;
 pub mod clock;
+pub mod drift;
 pub mod error;
 pub mod feedback;
 pub mod graph;
@@ -13,6 +14,7 @@ pub mod operator;
 pub mod picture;
 pub mod prediction;
 pub mod preset;
+pub mod proportion;
 pub mod rollout;
 pub mod scores;
 pub mod secret;

@@ -71,7 +71,8 @@ impl Store for SqlStore<Db> {
     }
 
     async fn close(&self) {
-        let closing = async { tokio::join!(self.readers.close(), self.writers.close()) };
+        let (readers, writers) = (self.readers.close(), self.writers.close());
+        let closing = async { tokio::join!(readers, writers, self.patient.close()) };
         // A server that gives no answer must not keep the process.
         if tokio::time::timeout(self.call_timeout, closing)
             .await

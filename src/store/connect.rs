@@ -16,13 +16,17 @@ use sqlx::{
 
 use super::error::is_busy;
 use super::migrate::Migrated;
-use super::sql_store::SqlStore;
+use super::sql_store::{PATIENCE, SqlStore};
 use super::{Store, StoreError};
 use crate::config::{Database, StoreConfig};
 
 /// Pauses between two tries to reach a database that is away.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// Connections for what may take longer, beside those that the settings allow, and how long they stay open unused.
+const PATIENT: u32 = 2;
+const PATIENT_IDLE: Duration = Duration::from_mins(1);
 
 /// How long a connection that was given back may take to say that it is usable.
 const GIVEN_BACK: Duration = Duration::from_secs(2);
@@ -37,11 +41,14 @@ pub async fn connect(config: &StoreConfig) -> Result<Arc<dyn Store>, StoreError>
     match config.database() {
         Some(Database::Postgres) => {
             let engine = migrate(config).await?.engine;
-            let pool = postgres_pool(config, postgres_options(config)?);
+            let (most, limit) = (config.max_connections, config.call_timeout.get());
+            let pool = postgres_pool(most, limit, postgres_options(config)?);
+            let patient = patient_pool(postgres_options(config)?);
             Ok(Arc::new(SqlStore::<Postgres> {
                 engine,
                 readers: pool.clone(),
                 writers: pool,
+                patient,
                 call_timeout: config.call_timeout.get(),
             }))
         }
@@ -50,12 +57,14 @@ pub async fn connect(config: &StoreConfig) -> Result<Arc<dyn Store>, StoreError>
             let options = sqlite_options(config)?;
             // One process writes through one connection, so that its writers wait in line instead of for a lock.
             let readers = config.max_connections.saturating_sub(1).max(1);
+            let limit = config.call_timeout.get();
             let read_only = options.clone().pragma("query_only", "ON");
             Ok(Arc::new(SqlStore::<Sqlite> {
                 engine,
-                readers: sqlite_pool(config, readers, read_only),
-                writers: sqlite_pool(config, 1, options),
-                call_timeout: config.call_timeout.get(),
+                readers: sqlite_pool(readers, limit, read_only.clone()),
+                writers: sqlite_pool(1, limit, options),
+                patient: sqlite_pool(PATIENT, PATIENCE, read_only),
+                call_timeout: limit,
             }))
         }
         None => Err(unknown(config)),
@@ -160,21 +169,51 @@ fn postgres_options(config: &StoreConfig) -> Result<PgConnectOptions, StoreError
     })
 }
 
-fn postgres_pool(config: &StoreConfig, options: PgConnectOptions) -> PgPool {
-    let limit = config.call_timeout.get();
-    // What nobody waits for any more ends on the server too, and a replica that is cut off in a change gives up its lock.
-    // Set by a statement: connection poolers refuse it among the connection's options.
-    let settings = format!(
-        "SET statement_timeout = {0}; SET idle_in_transaction_session_timeout = {0}",
-        limit.as_millis()
-    );
-    PgPoolOptions::new()
-        .max_connections(config.max_connections)
-        .acquire_timeout(limit)
+fn postgres_pool(connections: u32, limit: Duration, options: PgConnectOptions) -> PgPool {
+    let settings = limited_to(limit);
+    watched(connections, limit)
         .after_connect(move |connection, _| {
             let settings = AssertSqlSafe(settings.clone());
             Box::pin(async move { connection.execute(settings).await.map(|_| ()) })
         })
+        .connect_lazy_with(options)
+}
+
+/// Connections for what may take longer.
+fn patient_pool(options: PgConnectOptions) -> PgPool {
+    // To compile a statement that runs for a moment takes longer than it saves.
+    let settings = format!("{}; SET jit = off", limited_to(PATIENCE));
+    watched(PATIENT, PATIENCE)
+        .acquire_slow_threshold(PATIENCE)
+        .idle_timeout(PATIENT_IDLE)
+        .after_connect(move |connection, _| {
+            let settings = AssertSqlSafe(settings.clone());
+            Box::pin(async move {
+                connection.execute(settings).await?;
+                // What nobody waits for any more ends before its time, where the server's system can tell that; not every one can.
+                let _ = connection
+                    .execute("SET client_connection_check_interval = '1s'")
+                    .await;
+                Ok(())
+            })
+        })
+        .connect_lazy_with(options.disable_statement_logging())
+}
+
+/// What nobody waits for any more ends on the server too, and a replica that is cut off in a change gives up its lock.
+/// Set by a statement: connection poolers refuse it among the connection's options.
+fn limited_to(limit: Duration) -> String {
+    format!(
+        "SET statement_timeout = {0}; SET idle_in_transaction_session_timeout = {0}",
+        limit.as_millis()
+    )
+}
+
+/// A pool whose connections are looked at when they come back.
+fn watched(connections: u32, limit: Duration) -> PgPoolOptions {
+    PgPoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(limit)
         // A call that was cut off gives its connection back in the middle of an answer. The pool would wait for the rest
         // of it without end, and every call would cost it a connection.
         .after_release(|connection, _| {
@@ -185,7 +224,6 @@ fn postgres_pool(config: &StoreConfig, options: PgConnectOptions) -> PgPool {
                 }
             })
         })
-        .connect_lazy_with(options)
 }
 
 fn sqlite_options(config: &StoreConfig) -> Result<SqliteConnectOptions, StoreError> {
@@ -200,14 +238,10 @@ fn sqlite_options(config: &StoreConfig) -> Result<SqliteConnectOptions, StoreErr
         .thread_name(|number| format!("sqlite-{number}")))
 }
 
-fn sqlite_pool(
-    config: &StoreConfig,
-    connections: u32,
-    options: SqliteConnectOptions,
-) -> SqlitePool {
+fn sqlite_pool(connections: u32, limit: Duration, options: SqliteConnectOptions) -> SqlitePool {
     SqlitePoolOptions::new()
         .max_connections(connections)
-        .acquire_timeout(config.call_timeout.get())
+        .acquire_timeout(limit)
         // A file does not hang up.
         .test_before_acquire(false)
         .max_lifetime(None)

@@ -29,6 +29,7 @@ mod migrate;
 mod pages;
 mod partitions;
 mod predictions;
+mod report;
 mod rows;
 mod sql_store;
 mod tenants;
@@ -49,6 +50,7 @@ pub use jobs::{
 };
 pub use migrate::{AppliedMigration, Migrated};
 pub use predictions::{PredictionFilter, PredictionMark, PredictionStore};
+pub use report::{Compared, Disagreement, Labelled, Outcomes, ReportStore, Timed, Window};
 
 /// Why the store did not do as it was told.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -355,6 +357,7 @@ pub trait Store:
     + JobStore
     + FeedbackStore
     + FigureStore
+    + ReportStore
 {
     /// What the database is, for people: `SQLite 3.50.4`, `PostgreSQL 15.18`.
     fn engine(&self) -> &str;

@@ -439,7 +439,8 @@ fn list<T: FromStr<Err: fmt::Display>>(text: &str) -> Result<Vec<T>, Error> {
     texts.iter().map(|text| word(text)).collect()
 }
 
-fn word<T: FromStr<Err: fmt::Display>>(text: &str) -> Result<T, Error> {
+/// A word as what it stands for.
+pub(super) fn word<T: FromStr<Err: fmt::Display>>(text: &str) -> Result<T, Error> {
     text.parse()
         .map_err(|error| strange(format_args!("{text:?}: {error}")))
 }

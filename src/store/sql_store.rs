@@ -15,6 +15,9 @@ use crate::domain::operator::AuditEntry;
 /// Rows that one statement writes: with a handful of values each far below what either database takes.
 pub(super) const AT_ONCE: usize = 1000;
 
+/// How long a call may take that reads much, waiting for a connection included.
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+
 /// Where the two databases speak differently.
 pub(super) trait Dialect: Database {
     /// What the database is called.
@@ -51,6 +54,8 @@ pub(super) struct SqlStore<Db: Database> {
     pub(super) readers: Pool<Db>,
     /// Connections for writing; one alone on SQLite, the readers' own on PostgreSQL.
     pub(super) writers: Pool<Db>,
+    /// Connections for what may take longer: few, so that it holds up nobody else.
+    pub(super) patient: Pool<Db>,
     /// How long one call may take.
     pub(super) call_timeout: Duration,
 }
@@ -61,13 +66,28 @@ impl<Db: Database> SqlStore<Db> {
         &self,
         call: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
-        match tokio::time::timeout(self.call_timeout, call).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(StoreError::Unavailable(format!(
-                "it gave no answer within {} ms",
-                self.call_timeout.as_millis()
-            ))),
-        }
+        within(self.call_timeout, call).await
+    }
+
+    /// A call over [`Self::patient`] within the time that such a call may take.
+    pub(super) async fn patiently<T>(
+        &self,
+        call: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        within(PATIENCE, call).await
+    }
+}
+
+async fn within<T>(
+    limit: Duration,
+    call: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    match tokio::time::timeout(limit, call).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(StoreError::Unavailable(format!(
+            "it gave no answer within {} ms",
+            limit.as_millis()
+        ))),
     }
 }
 

@@ -110,7 +110,15 @@ const DOORS: [(&str, &[&str]); 24] = [
     ("trait_gen", &["store/"]),
     ("governor", &["access/limiter.rs"]),
     ("dashmap", &["access/"]),
-    ("reqwest", &["cli/push.rs", "callbacks/delivery"]),
+    (
+        "reqwest",
+        &[
+            "cli/gateway.rs",
+            "cli/push.rs",
+            "cli/rollout",
+            "callbacks/delivery",
+        ],
+    ),
     ("hmac", &["callbacks/signature.rs"]),
     (
         "object_store",

@@ -58,6 +58,7 @@ mod readme;
 mod reload;
 mod reload_broken;
 mod reload_swaps;
+mod report;
 mod rollouts;
 mod settings;
 mod shadow;

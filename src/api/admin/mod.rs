@@ -26,6 +26,7 @@ mod keys;
 mod models;
 mod prediction_image;
 mod predictions;
+mod report;
 mod rollouts;
 mod tenants;
 mod tokens;
@@ -55,6 +56,7 @@ type AdminApis = (
     versions::VersionsApi,
     aliases::AliasesApi,
     rollouts::RolloutsApi,
+    report::ReportApi,
     predictions::PredictionsApi,
     callbacks::CallbacksApi,
     prediction_image::PredictionImageApi,
@@ -73,6 +75,7 @@ fn apis(plane: &AdminPlane) -> AdminApis {
         versions::VersionsApi::new(plane),
         aliases::AliasesApi::new(plane),
         rollouts::RolloutsApi::new(plane),
+        report::ReportApi::new(plane),
         predictions::PredictionsApi::new(plane),
         callbacks::CallbacksApi::new(plane),
         prediction_image::PredictionImageApi::new(plane),

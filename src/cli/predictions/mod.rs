@@ -82,7 +82,7 @@ type Out = Box<dyn Write + Send>;
 const PAGE: u32 = 1000;
 
 /// A day or an RFC 3339 time.
-fn time(text: &str) -> Result<DateTime<Utc>, String> {
+pub(super) fn time(text: &str) -> Result<DateTime<Utc>, String> {
     if let Ok(day) = text.parse::<NaiveDate>() {
         return Ok(day.and_time(NaiveTime::MIN).and_utc());
     }

@@ -22,6 +22,7 @@ mod migrations;
 mod outage;
 mod outage_of_file;
 mod predictions;
+mod report;
 mod tenants;
 mod tokens;
 mod usage;
