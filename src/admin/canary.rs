@@ -91,10 +91,16 @@ impl Admin {
                 rollout: &model.rollout,
                 canary,
             };
+            let state = canary.stage.state;
             let outcome = if canary.is_open() {
                 self.judge(&looked, labels).await
+            } else if told.get(&canary.run) == Some(&state) {
+                Ok(())
             } else {
-                self.tell_of_end(&looked, told).await
+                let ended = self.tell_of_end(&model.id, canary).await;
+                ended
+                    .map(|()| _ = told.insert(canary.run, state))
+                    .map_err(AdminError::from)
             };
             if let Err(error) = outcome {
                 tracing::debug!(%error, model = %model.id, "a canary stays where it is");
@@ -157,7 +163,7 @@ impl Admin {
             "figures": arms.json(),
         });
         let next = Rollout {
-            rule: Rule::Canary(Box::new(after)),
+            rule: Rule::Canary(Box::new(after.clone())),
             shadow: looked.rollout.shadow,
         };
         let mut entered = shown(&next);
@@ -182,6 +188,10 @@ impl Admin {
         self.in_force().await?;
         tracing::info!(model = %looked.model, %about, actor = actor.name, "{kind}");
         self.tell(kind, &target(looked.model), about);
+        // At once, as another rollout may take its place; where that fails, each look tries again while it stands.
+        if let Err(error) = self.tell_of_end(looked.model, &after).await {
+            tracing::debug!(%error, model = %looked.model, "tenants will hear of a canary's end later");
+        }
         Ok(())
     }
 
@@ -273,40 +283,30 @@ impl Admin {
     }
 
     /// Tells tenants that a canary has come to its end; each of them once, whoever tells.
-    async fn tell_of_end(
-        &self,
-        looked: &Looked<'_>,
-        told: &mut HashMap<Uuid, CanaryState>,
-    ) -> Result<(), AdminError> {
-        let (canary, state) = (looked.canary, looked.canary.stage.state);
-        let event = match state {
+    async fn tell_of_end(&self, model: &ModelId, canary: &Canary) -> Result<(), StoreError> {
+        let event = match canary.stage.state {
             CanaryState::Promoted => EventKind::RolloutPromoted,
             CanaryState::RolledBack => EventKind::RolloutRolledBack,
             CanaryState::Running | CanaryState::Paused => return Ok(()),
         };
-        if told.get(&canary.run) == Some(&state) {
-            return Ok(());
-        }
         let since = canary.stage.since.timestamp_micros();
         let news = News {
             telling: Telling {
-                subject: target(looked.model),
+                subject: target(model),
                 event,
                 // It may be promoted, rolled back and promoted again.
                 mark: format!("{} {since}", canary.run),
                 settles: false,
             },
-            model: looked.model.clone(),
+            model: model.clone(),
             data: json!({
-                "model": looked.model.as_str(),
+                "model": model.as_str(),
                 "baseline": canary.baseline.get(),
                 "candidate": canary.candidate.get(),
                 "reason": canary.stage.reason,
             }),
         };
-        self.outbox.tell(&news).await?;
-        told.insert(canary.run, state);
-        Ok(())
+        self.outbox.tell(&news).await
     }
 }
 
