@@ -140,6 +140,8 @@ class Gateway:
             for at, (label, _) in enumerate(digits)
         ]
         self.call("POST", f"{self.data}/v1/predictions/feedback", json.dumps({"feedback": told}).encode())
+        # As fast as people would, so that the steps can be watched.
+        time.sleep(0.1)
         counts: dict[int, int] = {}
         for one in answer["results"]:
             counts[one["version"]] = counts.get(one["version"], 0) + 1
