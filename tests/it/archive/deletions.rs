@@ -310,8 +310,9 @@ async fn a_deletion_on_one_gateway_reaches_what_another_has(database: &TestDatab
     let deleted = one.admin(Method::DELETE, &deleted, None).await;
     assert_eq!(deleted.status, StatusCode::NO_CONTENT, "{deleted:?}");
     assert_eq!(pictures(&folder, tenant).len(), 0);
-    classify(&other, &key, "7_a.png").await;
-    until(|| pictures(&folder, tenant) == [sample("7_a.png")]).await;
+    // Of what the other one has put before, it may delete one too many until it has heeded all.
+    classify(&other, &key, "6_a.png").await;
+    until(|| pictures(&folder, tenant) == [sample("6_a.png")]).await;
 }
 
 async fn a_gateway_that_starts_deletes_what_a_killed_one_did_not(database: &TestDatabase) {
