@@ -18,11 +18,11 @@ use super::rollouts::{shown, target};
 use super::{Actor, Admin, AdminError, mark_of_rollout, still};
 use crate::callbacks::News;
 use crate::domain::callback::EventKind;
-use crate::domain::ids::ModelId;
+use crate::domain::ids::{ModelId, VersionNumber};
 use crate::domain::rollout::{
     ArmFigures, ArmLabels, ArmName, Canary, CanaryState, Figures, Order, Rollout, Rule, Verdict,
 };
-use crate::store::{RolloutChange, StoreError, Telling, Window};
+use crate::store::{RolloutChange, StoreError, Telling};
 
 /// How often counts go to the store, and canaries are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -122,13 +122,17 @@ impl Admin {
         {
             return Ok(());
         }
+        let labelled = self.labels_of(looked, labels).await;
+        // Errors and times are guarded also where labels take too long to count; but nothing moves on unlooked at.
+        let (are_known, labelled) = (labelled.is_ok(), labelled.unwrap_or_default());
         let figures = Figures {
             steps: self.store.canary_steps(canary.run).await?,
-            labelled: self.labels_of(looked, labels).await?,
+            labelled,
         };
         // Traffic goes to what answers, or stays where it is.
         let (after, to) = match canary.judge(&figures) {
             Verdict::Wait(_) => return Ok(()),
+            Verdict::MoveOn(_) if !are_known => return Ok(()),
             Verdict::MoveOn(reason) => (canary.moved_on(&reason, now), canary.candidate),
             Verdict::RollBack(reason) => (canary.rolled_back(&reason, now), canary.baseline),
         };
@@ -226,7 +230,7 @@ impl Admin {
             let state = state.as_str();
             AdminError::Conflict(format!("the canary of model {id} is {state}"))
         })?;
-        let arms = self.standing(canary).await?;
+        let arms = self.standing(id, canary).await?;
         let looked = Looked {
             model: id,
             rollout: &rollout,
@@ -240,10 +244,12 @@ impl Admin {
     ///
     /// # Errors
     /// When the store is away.
-    pub async fn standing(&self, canary: &Canary) -> Result<Standing, AdminError> {
+    pub async fn standing(&self, id: &ModelId, canary: &Canary) -> Result<Standing, AdminError> {
+        let arms = arms(canary);
+        let labelled = self.store.canary_labels(id, &arms, canary.begun_at);
         let figures = Figures {
             steps: self.store.canary_steps(canary.run).await?,
-            labelled: BTreeMap::new(),
+            labelled: labelled.await?,
         };
         Ok(standing(canary, &figures))
     }
@@ -264,19 +270,11 @@ impl Admin {
             return Ok(known.clone());
         }
         let begun = Instant::now();
-        let window = Window {
-            from: canary.begun_at,
-            // Clocks differ.
-            to: self.clock.now() + TimeDelta::minutes(1),
-        };
-        let mut found = ArmLabels::new();
-        for one in self.store.labelled(looked.model, window).await? {
-            let arm = one.arm.and_then(|arm| arm.parse().ok());
-            if let Some(arm @ (ArmName::Baseline | ArmName::Candidate)) = arm {
-                let counts = found.entry(arm).or_default();
-                *counts = (counts.0 + one.labels, counts.1 + one.correct);
-            }
-        }
+        let arms = arms(canary);
+        let found = self
+            .store
+            .canary_labels(looked.model, &arms, canary.begun_at);
+        let found = found.await?;
         let due = Instant::now() + begun.elapsed() * LABELS_PART;
         labels.known.insert(canary.run, (due, found.clone()));
         Ok(found)
@@ -319,6 +317,13 @@ fn named(before: &Canary, after: &Canary) -> (&'static str, &'static str) {
         (CanaryState::Paused, CanaryState::Running) => ("rollout.resumed", "rollout.resume"),
         (_, CanaryState::Running) => ("rollout.moved_on", "rollout.move_on"),
     }
+}
+
+fn arms(canary: &Canary) -> [(ArmName, VersionNumber); 2] {
+    [
+        (ArmName::Baseline, canary.baseline),
+        (ArmName::Candidate, canary.candidate),
+    ]
 }
 
 fn standing(canary: &Canary, figures: &Figures) -> Standing {

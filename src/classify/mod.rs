@@ -497,7 +497,7 @@ impl Classifier {
         let unit = sticky_by.map(|by| unit(by, caller, digest, picture.index));
         let choice = route.assign(&unit.unwrap_or_default());
         let place = choice.as_ref().ok().and_then(Choice::place);
-        let watch = place.map(|place| Watch::new(&self.tally, place));
+        let watch = place.map(|place| Watch::new(&self.tally, place, caller.deadline));
         let shadowed = choice
             .as_ref()
             .ok()
@@ -603,15 +603,18 @@ struct Watch {
     tally: Arc<Tally>,
     place: CanaryPlace,
     since: Instant,
+    /// When the caller stops waiting, where it has said so.
+    deadline: Option<Instant>,
     has_ended: AtomicBool,
 }
 
 impl Watch {
-    fn new(tally: &Arc<Tally>, place: CanaryPlace) -> Self {
+    fn new(tally: &Arc<Tally>, place: CanaryPlace, deadline: Option<Instant>) -> Self {
         Self {
             tally: Arc::clone(tally),
             place,
             since: Instant::now(),
+            deadline,
             has_ended: AtomicBool::new(false),
         }
     }
@@ -624,7 +627,9 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        if !self.has_ended.load(Ordering::Relaxed) && self.since.elapsed() >= LONG_ENOUGH {
+        let is_over = self.deadline.is_some_and(|end| Instant::now() >= end);
+        let has_left = !self.has_ended.load(Ordering::Relaxed) && !is_over;
+        if has_left && self.since.elapsed() >= LONG_ENOUGH {
             self.tally.did(self.place, ArmOutcome::Failed);
         }
     }

@@ -147,8 +147,9 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+    use crate::domain::ids::{ModelId, VersionNumber};
     use crate::domain::prediction::first_id_at;
-    use crate::domain::rollout::{Agreement, ArmName};
+    use crate::domain::rollout::{Agreement, ArmLabels, ArmName};
     use crate::domain::tenant::TenantId;
 
     fn at(seconds: i64) -> DateTime<Utc> {
@@ -194,6 +195,15 @@ mod tests {
 
         async fn canary_steps(&self, _: Uuid) -> Result<crate::store::CanarySteps, StoreError> {
             Ok(BTreeMap::new())
+        }
+
+        async fn canary_labels(
+            &self,
+            _: &ModelId,
+            _: &[(ArmName, VersionNumber)],
+            _: DateTime<Utc>,
+        ) -> Result<ArmLabels, StoreError> {
+            Ok(ArmLabels::new())
         }
 
         async fn take_lease(

@@ -11,9 +11,9 @@ use uuid::Uuid;
 use super::StoreError;
 use super::rows::strange;
 use super::sql_store::{AT_ONCE, Dialect as _, SqlStore};
-use crate::domain::ids::Digest;
+use crate::domain::ids::{Digest, ModelId, VersionNumber};
 use crate::domain::prediction::first_id_at;
-use crate::domain::rollout::{ArmFigures, ArmName, Counted, Disagreement, Pair};
+use crate::domain::rollout::{ArmFigures, ArmLabels, ArmName, Counted, Disagreement, Pair};
 
 /// Disagreements of a version and its shadow that are kept: the strongest.
 pub const MOST_DISAGREEMENTS: usize = 20;
@@ -28,6 +28,13 @@ pub trait FigureStore: Send + Sync {
     async fn add_counted(&self, counted: &Counted) -> Result<(), StoreError>;
     /// What all replicas have counted of a canary's run.
     async fn canary_steps(&self, run: Uuid) -> Result<CanarySteps, StoreError>;
+    /// What labels say of a canary's arms, of requests from `from` on.
+    async fn canary_labels(
+        &self,
+        model: &ModelId,
+        arms: &[(ArmName, VersionNumber)],
+        from: DateTime<Utc>,
+    ) -> Result<ArmLabels, StoreError>;
     /// Takes or keeps, until `until`, what one replica does for all; `false` where another has it at `now`.
     async fn take_lease(
         &self,
@@ -123,6 +130,43 @@ impl FigureStore for SqlStore<Db> {
                 set(arm, figure, u64::try_from(n).map_err(strange)?)?;
             }
             Ok(steps)
+        })
+        .await
+    }
+
+    async fn canary_labels(
+        &self,
+        model: &ModelId,
+        arms: &[(ArmName, VersionNumber)],
+        from: DateTime<Utc>,
+    ) -> Result<ArmLabels, StoreError> {
+        self.within(async {
+            let rows = query(
+                "SELECT version, arm, count(*) AS labels, sum(CASE WHEN label = class THEN 1 ELSE 0 END) AS correct \
+                 FROM feedback WHERE joined AND model = $1 AND day >= $2 AND request_id >= $3 AND arm IS NOT NULL \
+                 GROUP BY version, arm",
+            )
+            .bind(model.as_str())
+            .bind(from.date_naive())
+            .bind(first_id_at(from))
+            .fetch_all(&self.readers)
+            .await?;
+            let mut found = ArmLabels::new();
+            for row in rows {
+                let (version, arm): (i64, &str) = (row.try_get("version")?, row.try_get("arm")?);
+                // Other rollouts have arms of the same names.
+                let is_of_it = |&&(name, one): &&(ArmName, VersionNumber)| {
+                    one.get().cast_signed() == version && name.to_string() == arm
+                };
+                let Some(&(arm, _)) = arms.iter().find(is_of_it) else {
+                    continue;
+                };
+                let (labels, correct): (i64, i64) =
+                    (row.try_get("labels")?, row.try_get("correct")?);
+                let count = |n: i64| u64::try_from(n).map_err(strange);
+                found.insert(arm, (count(labels)?, count(correct)?));
+            }
+            Ok(found)
         })
         .await
     }

@@ -17,6 +17,7 @@ use crate::admin::{Admin, Standing, mark_of_rollout};
 use crate::api::json::{JsonBody, OptionalJson};
 use crate::api::problem::ApiError;
 use crate::domain::error::ErrorKind;
+use crate::domain::ids::ModelId;
 use crate::domain::rollout::{Arm, ArmFigures, Canary, Order, Rollout, Rule};
 
 /// Rollouts.
@@ -125,6 +126,10 @@ struct ArmFiguresView {
     compared: u64,
     /// Of these, those with the same class.
     agreed: u64,
+    /// Answers since the canary's beginning whose true label is known.
+    labels: u64,
+    /// Of these, those that are right.
+    correct: u64,
 }
 
 /// An order to a canary.
@@ -169,8 +174,9 @@ impl RolloutsApi {
         _call: Call<Viewer>,
         model: Path<String>,
     ) -> Result<RolloutResponse, ApiError> {
-        let rollout = self.admin.rollout(&model_in_path(&model)?)?;
-        Ok(self.answer(&rollout).await)
+        let id = model_in_path(&model)?;
+        let rollout = self.admin.rollout(&id)?;
+        Ok(self.answer(&id, &rollout).await)
     }
 
     /// Share a model's traffic otherwise (`If-Match` where given); in force at once. A canary begins at its first step
@@ -186,7 +192,8 @@ impl RolloutsApi {
         let put = self
             .admin
             .put_rollout(&call.actor, &id, &body.0, if_match(request)?);
-        Ok(self.answer(&put.await?).await)
+        let rollout = put.await?;
+        Ok(self.answer(&id, &rollout).await)
     }
 
     /// Give a canary's candidate all the traffic now
@@ -261,13 +268,13 @@ impl RolloutsApi {
         }
         let how = (reason, if_match(request)?);
         let rollout = self.admin.order(&call.actor, &id, order, how).await?;
-        Ok(self.answer(&rollout).await)
+        Ok(self.answer(&id, &rollout).await)
     }
 
-    async fn answer(&self, rollout: &Rollout) -> RolloutResponse {
+    async fn answer(&self, id: &ModelId, rollout: &Rollout) -> RolloutResponse {
         let mut view = RolloutRuleView::of(rollout);
         if let Some(canary) = rollout.canary() {
-            let standing = self.admin.standing(canary).await.ok();
+            let standing = self.admin.standing(id, canary).await.ok();
             view.figures = standing.as_ref().map(CanaryFiguresView::of);
             let waits_for = standing.map(|standing| standing.waits_for);
             view.waits_for = waits_for.filter(|_| canary.is_open());
@@ -352,6 +359,8 @@ impl CanaryFiguresView {
             p95_ms: did.latencies.p95(),
             compared: did.compared,
             agreed: did.agreed,
+            labels: did.labels,
+            correct: did.correct,
         };
         Self {
             baseline: arm(&standing.baseline),

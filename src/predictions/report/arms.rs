@@ -184,15 +184,22 @@ impl Counted {
         versions: &BTreeSet<VersionNumber>,
         times: &mut BTreeMap<VersionNumber, Times>,
     ) -> Vec<ArmReport> {
-        let accuracies = self.accuracies();
+        let accuracies = self.accuracies(|_| true);
+        // Compared is what the rollout has assigned: who names a version may have chosen it for the pictures.
+        let assigned = self.accuracies(|one| match arm_name(&self.rollout, one.version) {
+            Some(arm) => one.arm.as_ref() == Some(&arm),
+            None => true,
+        });
         let baseline = self.baseline();
         let arm = |version: &VersionNumber| {
             let accuracy = accuracies.get(version).copied();
             let against = baseline.filter(|baseline| baseline != version);
             let difference = against.map(|baseline| VersusBaseline {
                 baseline,
-                difference: accuracy
-                    .zip(accuracies.get(&baseline).copied())
+                difference: assigned
+                    .get(version)
+                    .copied()
+                    .zip(assigned.get(&baseline).copied())
                     .map(|(own, others)| own.less(others)),
             });
             ArmReport {
@@ -239,10 +246,13 @@ impl Counted {
         named.or_else(|| self.tallies.keys().next().copied())
     }
 
-    /// Right answers among those with a label, whatever arm they were given for.
-    fn accuracies(&self) -> BTreeMap<VersionNumber, Proportion> {
+    /// Right answers among those with a label that count.
+    fn accuracies(
+        &self,
+        counts: impl Fn(&Labelled) -> bool,
+    ) -> BTreeMap<VersionNumber, Proportion> {
         let mut sums: BTreeMap<VersionNumber, (u64, u64)> = BTreeMap::new();
-        for labelled in &self.labelled {
+        for labelled in self.labelled.iter().filter(|one| counts(one)) {
             let sum = sums.entry(labelled.version).or_default();
             *sum = (sum.0 + labelled.correct, sum.1 + labelled.labels);
         }

@@ -12,6 +12,9 @@ const SAMPLED: u64 = 100_000;
 /// Rows of a version up to which all are read: of a small arm beside a large one a sample would leave too little.
 const WHOLE: u64 = 10_000;
 
+/// Rows of a version that a sample should have: of fewer the last percentile is noise.
+const ENOUGH: f64 = 2000.0;
+
 /// Of which versions how much is read.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Sampling {
@@ -27,7 +30,7 @@ impl Sampling {
     /// By how much there is of each version.
     pub(super) fn of(rows: impl Iterator<Item = (VersionNumber, u64)>) -> Self {
         let rows: Vec<(VersionNumber, u64)> = rows.filter(|(_, rows)| *rows > 0).collect();
-        let (large, small): (Vec<_>, Vec<_>) =
+        let (large, mut small): (Vec<_>, Vec<_>) =
             rows.into_iter().partition(|(_, rows)| *rows > WHOLE);
         let many: u64 = large.iter().map(|(_, rows)| rows).sum();
         let versions =
@@ -44,6 +47,14 @@ impl Sampling {
             reason = "counts are far below 2 to the 53rd"
         )]
         let share = SAMPLED as f64 / many as f64;
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "counts are far below 2 to the 53rd"
+        )]
+        let (large, few): (Vec<_>, Vec<_>) = large
+            .into_iter()
+            .partition(|(_, rows)| *rows as f64 * share >= ENOUGH);
+        small.extend(few);
         Self {
             sampled: versions(large).collect(),
             share,

@@ -110,7 +110,8 @@ impl ReportStore for SqlStore<Db> {
         select.push(" WHERE model = ").push_bind(model.to_string());
         Self::of_versions(&mut select, versions);
         Self::asked_in(&mut select, window);
-        select.push(" AND class IS NOT NULL AND NOT cached");
+        // Who waited for somebody else's run has no times of its own but the wait.
+        select.push(" AND class IS NOT NULL AND NOT cached AND decode_ms + inference_ms > 0");
         if share < 1.0 {
             Db::sample_rows(&mut select, share);
         }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use lensgate::domain::feedback::{Feedback, Judged};
 use lensgate::domain::ids::{Digest, ModelId, VersionNumber};
 use lensgate::domain::prediction::first_id_at;
 use lensgate::domain::rollout::{
@@ -20,6 +21,7 @@ use crate::fixture::database::TestDatabase;
 contract![
     what_replicas_count_is_summed_by_step_and_arm,
     one_replica_has_the_lease,
+    labels_count_for_the_arms_of_this_canary,
     what_is_old_is_forgotten,
     a_rollout_is_changed_by_who_has_read_it,
 ];
@@ -119,6 +121,43 @@ async fn one_replica_has_the_lease(database: &TestDatabase) {
     assert!(!take(&one, mine, 9, 14).await);
     let another = one.take_lease("y", mine, until(9), until(14)).await;
     assert_eq!(another, Ok(true));
+}
+
+async fn labels_count_for_the_arms_of_this_canary(database: &TestDatabase) {
+    let store = database.store().await;
+    let second = 1_000_000;
+    let said =
+        |at_second: i64, index: u32, label: &str, judged: Option<(u64, Option<&str>)>| Feedback {
+            request_id: first_id_at(at(at_second * second)),
+            index,
+            tenant: TenantId(Uuid::nil()),
+            label: label.to_owned(),
+            at: at(at_second * second),
+            judged: judged.map(|(number, arm)| Judged {
+                model: model(),
+                version: version(number),
+                arm: arm.map(str::to_owned),
+                class: "7".to_owned(),
+            }),
+        };
+    let given = [
+        said(10, 0, "7", Some((1, Some("baseline")))),
+        said(10, 1, "7", Some((2, Some("candidate")))),
+        said(10, 2, "1", Some((2, Some("candidate")))),
+        // The candidate of the canary before, a request without an arm, one from before, and one that is not joined.
+        said(10, 3, "7", Some((1, Some("candidate")))),
+        said(10, 4, "7", Some((2, None))),
+        said(5, 0, "7", Some((2, Some("candidate")))),
+        said(10, 5, "7", None),
+    ];
+    store.put_feedback(&given).await.expect("kept");
+    let arms = [
+        (ArmName::Baseline, version(1)),
+        (ArmName::Candidate, version(2)),
+    ];
+    let labels = store.canary_labels(&model(), &arms, at(7 * second)).await;
+    let expected = [(ArmName::Baseline, (1, 1)), (ArmName::Candidate, (2, 1))];
+    assert_eq!(labels, Ok(expected.into()));
 }
 
 async fn what_is_old_is_forgotten(database: &TestDatabase) {
