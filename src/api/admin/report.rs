@@ -166,10 +166,11 @@ struct DifferenceView {
     low: Option<f64>,
     /// Its 95 % interval.
     high: Option<f64>,
-    /// How likely at least this difference is where there is none (pooled two-proportion z-test, two-sided).
+    /// How likely at least this difference is where there is none, two-sided: pooled two-proportion z-test, or
+    /// Fisher's exact test where fewer than 5 right or wrong ones are expected.
     p_value: Option<f64>,
     /// `better` or `worse` (a p-value below 0.05, and an interval without 0), `no_difference`, or `not_enough_data`: fewer than
-    /// 30 labels of one of the two, or fewer than 5 right or wrong ones expected.
+    /// 30 labels of one of the two.
     verdict: String,
 }
 
@@ -387,7 +388,7 @@ impl DifferenceView {
             value: found.map(|found| rounded(found.value)),
             low: found.map(|found| rounded(found.interval.low)),
             high: found.map(|found| rounded(found.interval.high)),
-            p_value: found.and_then(|found| found.p_value),
+            p_value: found.map(|found| found.p_value),
             verdict: versus.verdict().as_str().to_owned(),
         }
     }
