@@ -28,6 +28,7 @@ use crate::models::{ManagerError, ModelManager};
 use crate::predictions::{Archive, ArchiveError, LogError, PredictionLog, Predictions};
 use crate::store::{self, Store, StoreError};
 use crate::telemetry;
+use crate::telemetry::metrics::{Metrics, MetricsError};
 
 mod models;
 
@@ -60,6 +61,9 @@ pub enum AppError {
     /// Pictures cannot be kept.
     #[error(transparent)]
     Archive(#[from] ArchiveError),
+    /// There are no instruments.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
     /// The models cannot be read.
     #[error(transparent)]
     Models(#[from] ManagerError),
@@ -236,6 +240,7 @@ impl App {
             predictions: core.predictions.clone(),
             outbox: Arc::clone(&core.outbox),
             tally: core.classifier.tally(),
+            metrics: Arc::new(Metrics::new()?),
             settings: Arc::clone(&settings) as Arc<dyn Reload>,
             clock: Arc::clone(&edges.clock),
         }));

@@ -129,6 +129,8 @@ impl Admin {
             steps: self.store.canary_steps(canary.run).await?,
             labelled,
         };
+        let arms = standing(canary, &figures);
+        self.looks.note(looked.model, canary, arms.clone());
         // Traffic goes to what answers, or stays where it is.
         let (after, to) = match canary.judge(&figures) {
             Verdict::Wait(_) => return Ok(()),
@@ -137,7 +139,6 @@ impl Admin {
             Verdict::RollBack(reason) => (canary.rolled_back(&reason, now), canary.baseline),
         };
         self.check_live(looked.model, "rollout", to).await?;
-        let arms = standing(canary, &figures);
         match self
             .decide(&Actor::program("canary"), looked, after, &arms)
             .await
@@ -190,6 +191,10 @@ impl Admin {
             .put_rollout(looked.model, &change, &entry)
             .await?;
         self.in_force().await?;
+        let decision = action.strip_prefix("rollout.").unwrap_or(action);
+        self.metrics
+            .rollout_decided(looked.model.as_str(), decision);
+        self.looks.note(looked.model, &after, arms.clone());
         tracing::info!(model = %looked.model, %about, actor = actor.name, "{kind}");
         self.tell(kind, &target(looked.model), about);
         // At once, as another rollout may take its place; where that fails, each look tries again while it stands.

@@ -15,6 +15,7 @@ use crate::model_store::StoreEditor;
 use crate::models::ModelManager;
 use crate::predictions::{Predictions, Tally};
 use crate::store::Store;
+use crate::telemetry::metrics::Metrics;
 
 mod actor;
 mod aliases;
@@ -27,6 +28,7 @@ mod events;
 mod first;
 mod follower;
 mod keys;
+mod metrics;
 mod models;
 mod predictions;
 mod report;
@@ -69,6 +71,8 @@ pub struct Admin {
     predictions: Predictions,
     outbox: Arc<Outbox>,
     tally: Arc<Tally>,
+    metrics: Arc<Metrics>,
+    looks: metrics::LastLooks,
     /// This replica, where one of several decides.
     replica: Uuid,
     settings: Arc<dyn Reload>,
@@ -93,6 +97,8 @@ pub struct Parts {
     pub outbox: Arc<Outbox>,
     /// What rollouts are judged by.
     pub tally: Arc<Tally>,
+    /// The instruments.
+    pub metrics: Arc<Metrics>,
     /// The settings that may change.
     pub settings: Arc<dyn Reload>,
     /// The time.
@@ -114,6 +120,8 @@ impl Admin {
             predictions: parts.predictions,
             outbox: parts.outbox,
             tally: parts.tally,
+            metrics: parts.metrics,
+            looks: metrics::LastLooks::default(),
             replica: Uuid::now_v7(),
             settings: parts.settings,
             started_at: parts.clock.now(),

@@ -1,4 +1,4 @@
-//! Logs: set up once by the command line. Everybody writes through `tracing`.
+//! Logs: set up once by the command line. Everybody writes through `tracing`. And metrics.
 
 use std::sync::OnceLock;
 
@@ -9,6 +9,8 @@ use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::config::{LogFormat, TelemetryConfig};
+
+pub mod metrics;
 
 /// Why logging could not be set up.
 #[derive(Debug, thiserror::Error)]

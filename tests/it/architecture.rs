@@ -89,7 +89,7 @@ const MAY_IMPORT: [(&str, &[&str]); 16] = [
 const ROOF: [&str; 4] = ["app", "cli", "lifecycle", "main"];
 
 /// Crate → the places that may name it.
-const DOORS: [(&str, &[&str]); 24] = [
+const DOORS: [(&str, &[&str]); 25] = [
     ("poem", &["api/", "app.rs"]),
     ("poem_openapi", &["api/"]),
     ("hyper", &["api/listener"]),
@@ -120,6 +120,7 @@ const DOORS: [(&str, &[&str]); 24] = [
         ],
     ),
     ("hmac", &["callbacks/signature.rs"]),
+    ("prometheus", &["telemetry/metrics.rs"]),
     (
         "object_store",
         &["predictions/archive", "model_store/remote.rs"],

@@ -180,12 +180,29 @@ async fn a_better_version_promotes_itself_and_a_worse_one_is_taken_back(database
     // A sabotaged one, which passes the golden pictures.
     upload(&gateway, 3, Some(mixed_up_labels())).await;
     let reason = is_taken_back(&gateway, &digits).await;
+    // What is gone is not told of.
+    let gone = gateway.admin(Method::DELETE, "/models/digits", None).await;
+    assert_eq!(gone.status, StatusCode::NO_CONTENT);
+    assert_eq!(metrics(&gateway).await, [""; 0]);
     // Tenants hear of both.
     let told = receiver.until(2).await;
     let kinds: Vec<String> = told.iter().map(Received::kind).collect();
     assert_eq!(kinds, ["rollout.promoted", "rollout.rolled_back"]);
     assert_eq!(told[1].json()["data"]["candidate"], 3);
     assert_eq!(told[1].json()["data"]["reason"], reason);
+}
+
+/// The lines of the metrics that name the model.
+async fn metrics(gateway: &TestGateway) -> Vec<String> {
+    let url = format!("{}/metrics", gateway.admin_base);
+    let answer = reqwest::get(url).await.expect("an answer");
+    let kind = answer.headers()["content-type"].to_str().expect("text");
+    assert_eq!(kind, "text/plain; version=0.0.4; charset=utf-8");
+    let text = answer.text().await.expect("text");
+    let lines = text
+        .lines()
+        .filter(|line| line.contains("model=\"digits\""));
+    lines.map(str::to_owned).collect()
 }
 
 /// Version 2 goes through all its steps, and everything is on record.
@@ -210,6 +227,23 @@ async fn is_promoted(gateway: &TestGateway, digits: &[Digit]) {
     let answered = send(gateway, &digits[..30], false).await;
     assert_eq!(answered, vec![2; 30]);
     assert_eq!(stable(gateway).await, 2, "the alias has moved");
+    let metrics = metrics(gateway).await;
+    for line in [
+        "lensgate_rollout_decisions_total{decision=\"move_on\",model=\"digits\"} 2",
+        "lensgate_rollout_decisions_total{decision=\"promote\",model=\"digits\"} 1",
+        "lensgate_rollout_share_ratio{arm=\"candidate\",model=\"digits\",version=\"2\"} 1",
+        "lensgate_canary_state{model=\"digits\",state=\"promoted\"} 1",
+        "lensgate_canary_step{model=\"digits\"} 2",
+    ] {
+        assert!(
+            metrics.iter().any(|one| one == line),
+            "{line} in {metrics:#?}"
+        );
+    }
+    let answers = "lensgate_canary_figures{arm=\"candidate\",figure=\"answers\",model=\"digits\",version=\"2\"} ";
+    let answers = metrics.iter().find_map(|line| line.strip_prefix(answers));
+    let answers: Option<u64> = answers.and_then(|count| count.parse().ok());
+    assert_eq!(answers, Some(count("answers")), "as in the audit");
 }
 
 /// Version 3 is taken back at the first step; gives the reason.

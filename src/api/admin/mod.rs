@@ -23,6 +23,7 @@ mod callback_secrets;
 mod callbacks;
 mod gateway;
 mod keys;
+mod metrics;
 mod models;
 mod prediction_image;
 mod predictions;
@@ -62,6 +63,7 @@ type AdminApis = (
     prediction_image::PredictionImageApi,
     audit::AuditApi,
     gateway::GatewayApi,
+    metrics::MetricsApi,
     HealthApi,
 );
 
@@ -81,6 +83,7 @@ fn apis(plane: &AdminPlane) -> AdminApis {
         prediction_image::PredictionImageApi::new(plane),
         audit::AuditApi::new(plane),
         gateway::GatewayApi::new(plane),
+        metrics::MetricsApi::new(plane),
         HealthApi::new(&plane.data),
     )
 }

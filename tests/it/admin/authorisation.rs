@@ -7,7 +7,7 @@ use crate::fixture::gateway::{ADMIN_TOKEN, API_KEY, Answer, TestGateway};
 use crate::fixture::store::TestStore;
 
 /// Routes that need no credentials.
-const OPEN: [&str; 3] = ["/health", "/health/live", "/health/ready"];
+const OPEN: [&str; 4] = ["/health", "/health/live", "/health/ready", "/metrics"];
 
 /// Every operation of a plane: method, path with the parameters filled in, whether it has a body.
 fn operations(document: &Value) -> Vec<(Method, String)> {
