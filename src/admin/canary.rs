@@ -18,9 +18,9 @@ use super::rollouts::{shown, target};
 use super::{Actor, Admin, AdminError, mark_of_rollout, still};
 use crate::callbacks::News;
 use crate::domain::callback::EventKind;
-use crate::domain::ids::{ModelId, VersionNumber};
+use crate::domain::ids::ModelId;
 use crate::domain::rollout::{
-    ArmFigures, ArmLabels, ArmName, Canary, CanaryState, Figures, Order, Rollout, Rule, Verdict,
+    ArmFigures, ArmLabels, Canary, CanaryState, Figures, Order, Rollout, Rule, Verdict,
 };
 use crate::store::{RolloutChange, StoreError, Telling};
 
@@ -129,10 +129,10 @@ impl Admin {
             steps: self.store.canary_steps(canary.run).await?,
             labelled,
         };
-        let arms = standing(canary, &figures);
+        let (arms, verdict) = judged(canary, &figures);
         self.looks.note(looked.model, canary, arms.clone());
         // Traffic goes to what answers, or stays where it is.
-        let (after, to) = match canary.judge(&figures) {
+        let (after, to) = match verdict {
             Verdict::Wait(_) => return Ok(()),
             Verdict::MoveOn(_) if !are_known => return Ok(()),
             Verdict::MoveOn(reason) => (canary.moved_on(&reason, now), canary.candidate),
@@ -250,13 +250,13 @@ impl Admin {
     /// # Errors
     /// When the store is away.
     pub async fn standing(&self, id: &ModelId, canary: &Canary) -> Result<Standing, AdminError> {
-        let arms = arms(canary);
+        let arms = canary.versions();
         let labelled = self.store.canary_labels(id, &arms, canary.begun_at);
         let figures = Figures {
             steps: self.store.canary_steps(canary.run).await?,
             labelled: labelled.await?,
         };
-        Ok(standing(canary, &figures))
+        Ok(judged(canary, &figures).0)
     }
 
     /// What labels say of a canary's arms: read anew as often as that is cheap, and where a guard looks at them.
@@ -275,7 +275,7 @@ impl Admin {
             return Ok(known.clone());
         }
         let begun = Instant::now();
-        let arms = arms(canary);
+        let arms = canary.versions();
         let found = self
             .store
             .canary_labels(looked.model, &arms, canary.begun_at);
@@ -324,24 +324,20 @@ fn named(before: &Canary, after: &Canary) -> (&'static str, &'static str) {
     }
 }
 
-fn arms(canary: &Canary) -> [(ArmName, VersionNumber); 2] {
-    [
-        (ArmName::Baseline, canary.baseline),
-        (ArmName::Candidate, canary.candidate),
-    ]
-}
-
-fn standing(canary: &Canary, figures: &Figures) -> Standing {
+/// How a canary stands, and what follows from it.
+fn judged(canary: &Canary, figures: &Figures) -> (Standing, Verdict) {
     let [baseline, candidate] = figures.seen(canary);
-    let waits_for = match canary.judge(figures) {
-        Verdict::Wait(waits_for) => waits_for,
+    let verdict = canary.judge(figures);
+    let waits_for = match &verdict {
+        Verdict::Wait(waits_for) => waits_for.clone(),
         Verdict::MoveOn(_) | Verdict::RollBack(_) => Vec::new(),
     };
-    Standing {
+    let standing = Standing {
         baseline,
         candidate,
         waits_for,
-    }
+    };
+    (standing, verdict)
 }
 
 impl Standing {

@@ -7,8 +7,8 @@ use uuid::Uuid;
 
 use super::canary::Standing;
 use super::{Admin, AdminError};
-use crate::domain::ids::{ModelId, VersionNumber};
-use crate::domain::rollout::{ArmFigures, ArmName, Canary, Rollout, Rule};
+use crate::domain::ids::ModelId;
+use crate::domain::rollout::{Canary, Rollout, Rule};
 use crate::models::ModelEntry;
 use crate::telemetry::metrics::Reading;
 
@@ -135,11 +135,7 @@ impl Rollouts {
         else {
             return;
         };
-        let arms: [(ArmName, VersionNumber, &ArmFigures); 2] = [
-            (ArmName::Baseline, canary.baseline, baseline),
-            (ArmName::Candidate, canary.candidate, candidate),
-        ];
-        for (arm, version, did) in arms {
+        for ((arm, version), did) in canary.versions().into_iter().zip([baseline, candidate]) {
             let (arm, version) = (arm.to_string(), version.to_string());
             for (figure, n) in [
                 ("answers", did.answers),

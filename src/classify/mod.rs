@@ -3,7 +3,7 @@
 //! Called by `api` and `jobs`. Knows no HTTP, no database and no backend.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -16,9 +16,10 @@ use crate::domain::prediction::{AnsweredBy, Asked};
 use crate::domain::rollout::{ArmName, CanaryPlace, Rollout, StickyBy};
 use crate::engine::Timings;
 use crate::models::{Catalog, CatalogHandle, LoadedVersion, ModelEntry};
-use crate::predictions::{ArmOutcome, Tally};
+use crate::predictions::Tally;
 use crate::vision;
 
+mod arms;
 mod budget;
 mod cache;
 mod error;
@@ -27,6 +28,7 @@ mod recorder;
 mod scores;
 mod shadow;
 
+use arms::{Watch, arm_outcome};
 pub use budget::{InflightBudget, Reservation};
 use cache::Shape;
 pub use error::ClassifyError;
@@ -497,7 +499,7 @@ impl Classifier {
         let unit = sticky_by.map(|by| unit(by, caller, digest, picture.index));
         let choice = route.assign(&unit.unwrap_or_default());
         let place = choice.as_ref().ok().and_then(Choice::place);
-        let watch = place.map(|place| Watch::new(&self.tally, place, caller.deadline));
+        let mut watch = place.map(|place| Watch::new(&self.tally, place, caller.deadline));
         let shadowed = choice
             .as_ref()
             .ok()
@@ -512,14 +514,16 @@ impl Classifier {
             Ok(choice) => self.answer(&choice, picture, digest, options, caller).await,
             Err(error) => Err(error),
         };
-        let watch = watch.inspect(Watch::end);
+        if let Some(watch) = &mut watch {
+            watch.end();
+        }
         let comes_again = caller.comes_again && outcome.as_ref().is_err_and(ClassifyError::passes);
         if !comes_again {
             if let Some((recorder, entry)) = entry {
                 recorder.end(entry, &outcome, caller.since).await;
             }
-            if let Some((watch, outcome)) = watch.zip(arm_outcome(&outcome, caller)) {
-                self.tally.did(watch.place, outcome);
+            if let Some((place, outcome)) = place.zip(arm_outcome(&outcome, caller)) {
+                self.tally.did(place, outcome);
             }
         }
         if let Some((shadowed, answer)) = shadowed.zip(outcome.as_ref().ok())
@@ -593,73 +597,6 @@ impl Classifier {
 pub fn check_format(picture: &[u8]) -> Result<(), ClassifyError> {
     vision::known_format(picture)?;
     Ok(())
-}
-
-/// How long a caller waits who leaves and whose picture counts as one that its arm has failed.
-const LONG_ENOUGH: Duration = Duration::from_secs(10);
-
-/// Counts a picture as failed by its arm where the caller left after a long wait: a version that hangs would leave no trace.
-struct Watch {
-    tally: Arc<Tally>,
-    place: CanaryPlace,
-    since: Instant,
-    /// When the caller stops waiting, where it has said so.
-    deadline: Option<Instant>,
-    has_ended: AtomicBool,
-}
-
-impl Watch {
-    fn new(tally: &Arc<Tally>, place: CanaryPlace, deadline: Option<Instant>) -> Self {
-        Self {
-            tally: Arc::clone(tally),
-            place,
-            since: Instant::now(),
-            deadline,
-            has_ended: AtomicBool::new(false),
-        }
-    }
-
-    /// It came to its end, whatever that was.
-    fn end(&self) {
-        self.has_ended.store(true, Ordering::Relaxed);
-    }
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        let is_over = self.deadline.is_some_and(|end| Instant::now() >= end);
-        let has_left = !self.has_ended.load(Ordering::Relaxed) && !is_over;
-        if has_left && self.since.elapsed() >= LONG_ENOUGH {
-            self.tally.did(self.place, ArmOutcome::Failed);
-        }
-    }
-}
-
-/// What became of a picture, as its arm is judged by it; `None` where that is not the arm's doing.
-fn arm_outcome(
-    outcome: &Result<Classification, ClassifyError>,
-    caller: &Caller,
-) -> Option<ArmOutcome> {
-    match outcome {
-        // The time was over that the caller had set itself.
-        Err(ClassifyError::DeadlineExceeded)
-            if caller.deadline.is_some_and(|end| Instant::now() >= end) =>
-        {
-            None
-        }
-        Ok(answer) => {
-            let timings = answer.timings;
-            let took = timings.queue + timings.prepare + timings.run;
-            Some(ArmOutcome::Answered(answer.cache.has_run().then_some(took)))
-        }
-        Err(
-            ClassifyError::Engine(_)
-            | ClassifyError::NoScores
-            | ClassifyError::DeadlineExceeded
-            | ClassifyError::Overloaded { .. },
-        ) => Some(ArmOutcome::Failed),
-        Err(_) => None,
-    }
 }
 
 /// What stays with its version: who asks, the picture, or the value of a header. Who has none of it is assigned by itself.

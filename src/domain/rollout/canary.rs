@@ -144,6 +144,15 @@ impl Canary {
         ]
     }
 
+    /// Its arms' names and versions, the baseline first.
+    #[must_use]
+    pub fn versions(&self) -> [(ArmName, VersionNumber); 2] {
+        [
+            (ArmName::Baseline, self.baseline),
+            (ArmName::Candidate, self.candidate),
+        ]
+    }
+
     /// What an arm's version is called.
     pub(super) fn name_of(&self, version: VersionNumber) -> ArmName {
         if version == self.candidate {
