@@ -21,6 +21,7 @@ use crate::config::CallbacksConfig;
 use crate::domain::callback::{Attempt, CallbackSecret};
 use crate::domain::clock::Clock;
 use crate::store::{AfterAttempt, Lease, LeasedDelivery, Store, StoreError};
+use crate::telemetry::metrics::Metrics;
 
 /// How often the outbox is looked at although nobody asks for it.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -57,6 +58,7 @@ pub struct Outbox {
     keep_finished: TimeDelta,
     /// This replica, until it ends.
     owner: Uuid,
+    metrics: Arc<Metrics>,
     wake: Notify,
 }
 
@@ -77,6 +79,7 @@ impl Outbox {
         store: Arc<dyn Store>,
         clock: Arc<dyn Clock>,
         config: &CallbacksConfig,
+        metrics: Arc<Metrics>,
     ) -> Result<Self, CallbackError> {
         let attempt = config.connect_timeout.get() + config.timeout.get();
         Ok(Self {
@@ -89,6 +92,7 @@ impl Outbox {
             lease: TimeDelta::from_std(attempt + TO_RECORD).unwrap_or_default(),
             keep_finished: TimeDelta::from_std(config.keep_finished.get()).unwrap_or_default(),
             owner: Uuid::now_v7(),
+            metrics,
             wake: Notify::new(),
         })
     }
@@ -198,6 +202,13 @@ impl Outbox {
             error: sent.error,
             duration_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
         };
+        let counts = &self.metrics.callbacks;
+        counts.attempts.took(began.elapsed());
+        match after {
+            AfterAttempt::Delivered => counts.delivered.one(),
+            AfterAttempt::Again(_) => counts.retried.one(),
+            AfterAttempt::Dead | AfterAttempt::Gone => counts.given_up.one(),
+        }
         if matches!(after, AfterAttempt::Dead | AfterAttempt::Gone) {
             tracing::warn!(
                 id = %what.id,

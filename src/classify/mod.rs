@@ -17,11 +17,13 @@ use crate::domain::rollout::{ArmName, CanaryPlace, Rollout, StickyBy};
 use crate::engine::Timings;
 use crate::models::{Catalog, CatalogHandle, LoadedVersion, ModelEntry};
 use crate::predictions::Tally;
+use crate::telemetry::metrics::TenantSeries;
 use crate::vision;
 
 mod arms;
 mod budget;
 mod cache;
+mod counting;
 mod error;
 mod flights;
 mod recorder;
@@ -31,6 +33,7 @@ mod shadow;
 use arms::{Watch, arm_outcome};
 pub use budget::{InflightBudget, Reservation};
 use cache::Shape;
+use counting::Place;
 pub use error::ClassifyError;
 pub use recorder::Recorder;
 use scores::{Scores, digest_of};
@@ -193,6 +196,8 @@ pub struct Caller {
     pub asked: Option<Arc<Asked>>,
     /// The hash of the header's value that stays with its version, where the model's rollout names one.
     pub unit: Option<Arc<str>>,
+    /// Where it is counted what becomes of its tenant's pictures.
+    pub series: Option<Arc<TenantSeries>>,
     /// Whether it comes again with a picture that could not be classified for reasons that pass: these are not remembered.
     pub comes_again: bool,
 }
@@ -287,6 +292,10 @@ pub struct Classification {
     /// Where this caller's time went inside the engine: nowhere if the answer was kept, and into waiting alone if it
     /// was worked out for somebody else.
     pub timings: Timings,
+    /// The part of its `prepare` that was decoding.
+    pub decode: Duration,
+    /// From the output to the answer.
+    pub postprocess: Duration,
     /// What the result cache had to do with it.
     pub cache: CacheUse,
     /// What the picture's header said.
@@ -504,6 +513,7 @@ impl Classifier {
             .as_ref()
             .ok()
             .and_then(|choice| Shadowed::of(route, choice, &picture, digest, caller));
+        let counted = choice.as_ref().ok().map(Place::of);
         let entry = recorder.map(|(recorder, asked)| {
             (
                 recorder,
@@ -519,6 +529,7 @@ impl Classifier {
         }
         let comes_again = caller.comes_again && outcome.as_ref().is_err_and(ClassifyError::passes);
         if !comes_again {
+            counting::count(counted.as_ref(), route, &outcome, caller);
             if let Some((recorder, entry)) = entry {
                 recorder.end(entry, &outcome, caller.since).await;
             }
@@ -536,6 +547,7 @@ impl Classifier {
 
     /// A picture of a request that came so far, but will not be classified, is recorded.
     pub async fn refuse(&self, route: &Route, caller: &Caller, index: u32, kind: ErrorKind) {
+        counting::count_failure(None, route, kind, caller);
         if let Some((recorder, asked)) = self.recorder.as_ref().zip(caller.asked.as_ref()) {
             recorder
                 .refuse(asked, route, index, kind, caller.since)
@@ -559,6 +571,7 @@ impl Classifier {
         let deadline = caller.deadline.map_or(own, |deadline| deadline.min(own));
         let scored = self.scores.of(version, picture, digest, caller, deadline);
         let scored = scored.await?;
+        let began = Instant::now();
         let wanted = options.top_k.unwrap_or(5).min(version.labels.len());
         let mut classes: Vec<ScoredClass> = vision::top_k(&scored.scores, wanted)
             .into_iter()
@@ -584,6 +597,8 @@ impl Classifier {
             best,
             classes,
             timings: scored.timings,
+            decode: scored.decode,
+            postprocess: scored.activation + began.elapsed(),
             cache: scored.cache,
             shape: scored.shape,
         })

@@ -28,10 +28,18 @@ struct Ready {
 }
 
 impl Ready {
-    fn answer(self, outcome: Result<Tensor, EngineError>, started: Instant, run: Duration) {
+    fn answer(
+        self,
+        outcome: Result<Tensor, EngineError>,
+        started: Instant,
+        (run, pictures): (Duration, usize),
+    ) {
+        let gather = started.saturating_duration_since(self.since);
         let timings = Timings {
-            queue: self.so_far.queue + started.saturating_duration_since(self.since),
+            queue: self.so_far.queue + gather,
+            gather,
             run,
+            pictures,
             ..self.so_far
         };
         // The receiver may have gone in this very moment; then nobody is owed an answer.
@@ -245,9 +253,10 @@ impl Preparer {
                 deadline: job.deadline,
                 reply: job.reply,
                 so_far: Timings {
+                    since: Some(since),
                     queue: started - since,
                     prepare: prepared - started,
-                    run: Duration::ZERO,
+                    ..Timings::default()
                 },
                 since: prepared,
             }),
@@ -276,6 +285,7 @@ impl BatchInstance {
     /// Works until nothing is prepared any more.
     pub(super) fn work(&self) {
         while let Some((permit, batch)) = self.line.take() {
+            let _busy = self.graph.series.at_work();
             self.execute(batch);
             drop(permit);
         }
@@ -284,7 +294,8 @@ impl BatchInstance {
     fn execute(&self, batch: Vec<Ready>) {
         let started = Instant::now();
         if let Some(rows) = self.run_together(&batch) {
-            let run = started.elapsed();
+            let run = (started.elapsed(), batch.len());
+            self.graph.series.ran(batch.len());
             for (ready, row) in batch.into_iter().zip(rows) {
                 ready.answer(Ok(row), started, run);
             }
@@ -294,7 +305,8 @@ impl BatchInstance {
             let started = Instant::now();
             if let Some(ready) = ready.alive(started) {
                 let outcome = self.graph.run(&ready.tensor);
-                let run = started.elapsed();
+                let run = (started.elapsed(), 1);
+                self.graph.series.ran(1);
                 ready.answer(outcome, started, run);
             }
         }

@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::lone::Wide;
 use super::permits::Permit;
@@ -10,12 +10,15 @@ use super::queue::{Queue, Waiting};
 use super::{Done, EngineError, Job, Priority, Timings};
 use crate::backend::{BackendError, Session};
 use crate::domain::tensor::Tensor;
+use crate::telemetry::metrics::VersionSeries;
 
 /// A graph and the ends of it that are used; runs never panic.
 pub(super) struct Graph {
     pub(super) session: Arc<dyn Session>,
     pub(super) input: String,
     pub(super) output: String,
+    /// Where its runs are counted.
+    pub(super) series: Arc<VersionSeries>,
 }
 
 /// What an instance needs.
@@ -50,6 +53,7 @@ impl Instance {
     /// Works until the queue is closed and empty.
     pub(super) fn work(&self) {
         while let Some((mut permit, waiting)) = self.queue.take() {
+            let _busy = self.graph.series.at_work();
             self.execute(waiting, &mut permit);
         }
     }
@@ -71,10 +75,14 @@ impl Instance {
                 return Err(EngineError::DeadlineExceeded);
             }
             let output = self.run(&tensor, priority, permit)?;
+            self.graph.series.ran(1);
             let timings = Timings {
+                since: Some(since),
                 queue: started - since,
+                gather: Duration::ZERO,
                 prepare: prepared - started,
                 run: prepared.elapsed(),
+                pictures: 1,
             };
             Ok(Done { output, timings })
         });

@@ -70,12 +70,18 @@ pub struct Done {
 /// Where a job's time went.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Timings {
+    /// When it was submitted; nothing where no job was.
+    pub since: Option<Instant>,
     /// From submit to the start of `prepare`; in batches also from its end to the start of the run.
     pub queue: Duration,
+    /// The part of `queue` after `prepare`, in batches.
+    pub gather: Duration,
     /// `prepare`: decode and preprocess.
     pub prepare: Duration,
     /// The session's run; that of the whole batch where the picture ran in one.
     pub run: Duration,
+    /// Pictures in that run.
+    pub pictures: usize,
 }
 
 /// Why a job has no output.

@@ -72,6 +72,7 @@ impl<'a> Call<'a> {
             since: started,
             asked: Some(Arc::clone(&asked)),
             unit: None,
+            series: Some(Arc::clone(holder.series())),
             comes_again: false,
         };
         Ok(Self {

@@ -283,6 +283,11 @@ impl Spool {
         held(&self.shared.segments).waiting()
     }
 
+    /// Bytes that may wait.
+    pub(super) fn max_bytes(&self) -> u64 {
+        self.shared.settings.max_bytes
+    }
+
     pub(super) fn counts(&self) -> &SpoolCounts {
         &self.shared.counts
     }
