@@ -350,8 +350,9 @@ impl Appender {
                 Err(_) => (&counts.failed, FAILED),
             };
             count.fetch_add(records, Ordering::Relaxed);
-            batch.end(state);
+            // Whoever hears of the outcome may look at the status.
             self.note(outcome.err());
+            batch.end(state);
             self.shared.written.notify_one();
         }
     }
