@@ -161,6 +161,12 @@ def tested_alerts() -> tuple[set[str], set[str]]:
     return fires, rests
 
 
+def tested_records() -> set[str]:
+    """The recorded series whose values are looked at there."""
+    files = (ROOT / "dashboards/rules/tests").glob("*.yml")
+    return {name for file in files for name in re.findall(r"expr: (?:round\()?([\w:]+)", file.read_text())}
+
+
 def runbook_anchors() -> set[str]:
     """The anchors of the runbook's headings."""
     file = ROOT / "docs/runbook.md"

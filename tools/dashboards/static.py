@@ -168,11 +168,14 @@ def of_alert(rule: Rule) -> Iterator[str]:
 
 
 def of_tests(rules: list[Rule]) -> Iterator[str]:
-    """Each alert has a test in which it fires, and one in which it does not."""
+    """Each alert has a test in which it fires, and one in which it does not; each recorded series one of its values."""
     fires, rests = sources.tested_alerts()
+    recorded = sources.tested_records()
     for rule in rules:
         if rule.kind == "alert" and rule.name not in fires & rests:
             yield f"dashboards/rules/tests: {rule.name} needs a case in which it fires, and one in which it does not"
+        if rule.kind == "record" and rule.name not in recorded:
+            yield f"dashboards/rules/tests: nothing says what {rule.name} is"
 
 
 def of_use(queries: list[Query], rules: list[Rule]) -> Iterator[str]:
