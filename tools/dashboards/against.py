@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import promql
 import sources
-from sources import Rule
 
 # Labels that tell events and states apart: a series of theirs may not be there while all is well.
 EVENTS = {"outcome", "state", "reason", "result", "limit", "decision", "http_response_status_code"}
@@ -42,37 +41,45 @@ class Refused(Exception):
     """What Prometheus says is wrong with a query."""
 
 
-def probes() -> list[Probe]:
-    """All queries: of panels, of variables, of recording rules, what those record, and the selectors of alerts."""
-    found = []
+def probes(optional: frozenset[str] = frozenset()) -> list[Probe]:
+    """All queries: of panels, of variables, of recording rules, what those record; and what panels and alerts select.
+
+    A panel's `or vector(0)` returns something even where its metric is not there, and an alert returns nothing while all is
+    well: so each selector must have series by itself, but for those of the metrics in `optional`.
+    """
+    found, selected = [], {}
     for board in sources.dashboards():
         for query in board.queries():
-            found.append(Probe("panel", query.dashboard, query.panel, query.ref, sources.expanded(query.expr)))
+            expr = sources.expanded(query.expr)
+            found.append(Probe("panel", query.dashboard, query.panel, query.ref, expr))
+            selected |= {selector: (query.dashboard, query.panel) for selector in promql.read(expr).selectors}
         for query, label in board.variable_queries():
             found.append(Probe("variable", query.dashboard, query.panel, "", sources.expanded(query.expr), label))
     for rule in sources.rules():
-        found.extend(_of_rule(rule))
+        if rule.kind == "record":
+            found.append(Probe("rule", rule.file, rule.name, "expr", rule.expr))
+            found.append(Probe("rule", rule.file, rule.name, "series", rule.name))
+        else:
+            selected |= {selector: (rule.file, rule.name) for selector in promql.read(rule.expr).selectors}
+    for selector, (file, name) in selected.items():
+        # Of alerts that fire there need be none.
+        if selector.metric != "ALERTS" and re.sub("_(bucket|sum|count)$", "", selector.metric) not in optional:
+            found.append(_of_selector(selector, file, name))
     return found
 
 
-def _of_rule(rule: Rule) -> list[Probe]:
-    if rule.kind == "record":
-        return [Probe("rule", rule.file, rule.name, "expr", rule.expr), Probe("rule", rule.file, rule.name, "series", rule.name)]
-    # An alert returns nothing while all is well: but what it looks at must be there.
-    found = []
-    for number, selector in enumerate(dict.fromkeys(promql.read(rule.expr).selectors), 1):
-        lasting = tuple(matcher for matcher in selector.matchers if matcher.label not in EVENTS)
-        instead = promql.Selector(selector.metric, lasting)
-        other = f"count({instead})" if instead != selector else ""
-        found.append(Probe("alert", rule.file, rule.name, str(number), f"count({selector})", instead=other))
-    return found
+def _of_selector(selector: promql.Selector, file: str, name: str) -> Probe:
+    lasting = tuple(matcher for matcher in selector.matchers if matcher.label not in EVENTS)
+    instead = promql.Selector(selector.metric, lasting)
+    other = f"count({instead})" if instead != selector else ""
+    return Probe("selector", file, name, str(selector), f"count({selector})", instead=other)
 
 
-def run(url: str, wait: float) -> int:
+def run(url: str, wait: float, optional: frozenset[str]) -> int:
     """Asks all until they have answered or the time is over; prints what they said. 0 where none was left."""
     begun = time.monotonic()
     answers: dict[Probe, str] = {}
-    pending, wrong = list(dict.fromkeys(probes())), {}
+    pending, wrong = list(dict.fromkeys(probes(optional))), {}
     while pending:
         wrong = {}
         for probe in pending:

@@ -5,7 +5,9 @@
     tools/dashboards/check.py --format            writes the dashboards' files in their one layout (after an export from Grafana)
     tools/dashboards/check.py --queries           prints each query with its variables expanded, one JSON object a line
     tools/dashboards/check.py --against URL       runs each query on a Prometheus that asks a gateway under load: a query that
-                                                  returns nothing, or no number, is a mistake (--minimum-wait: seconds it has)
+                                                  returns nothing, or no number, is a mistake, and so is a metric that is not
+                                                  there (--minimum-wait: the seconds they have; --optional: a metric that need
+                                                  not be there, as what makes it is not configured)
 """
 
 import argparse
@@ -54,13 +56,14 @@ def main() -> int:
     parser.add_argument("--queries", action="store_true")
     parser.add_argument("--against", metavar="URL")
     parser.add_argument("--minimum-wait", type=float, default=60, metavar="SECONDS")
+    parser.add_argument("--optional", action="append", default=[], metavar="METRIC")
     asked = parser.parse_args()
     if asked.format:
         return rewrite()
     if asked.queries:
         return list_queries()
     if asked.against:
-        return against.run(asked.against, asked.minimum_wait)
+        return against.run(asked.against, asked.minimum_wait, frozenset(asked.optional))
     return check()
 
 
