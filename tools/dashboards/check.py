@@ -51,6 +51,7 @@ def list_queries() -> int:
 
 
 def main() -> int:
+    """Does what is asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--format", action="store_true")
     parser.add_argument("--queries", action="store_true")

@@ -80,6 +80,7 @@ class Dashboard:
 
     @cached_property
     def variables(self) -> list[dict]:
+        """Its template variables."""
         return self.content.get("templating", {}).get("list", [])
 
     def queries(self) -> list[Query]:
