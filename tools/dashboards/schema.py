@@ -6,7 +6,7 @@ decoder takes anything, so this walks its classes by their annotations; panels' 
 
     PYTHONPATH=.tools/dashboards tools/dashboards/schema.py [FILE...]
 
-@grafana/schema of npm, Grafana's own types for TypeScript, was tried too (11.0.0, `tsc --strict`) and found the same: a file
+@grafana/schema of npm, Grafana's own types for TypeScript, was tried once (11.0.0, `tsc --strict`) and takes these files: a file
 as a constant of the type `Dashboard`, whose enumerations must first be made strings, as they take no literals. It knows no
 `expr` of an annotation, leaves options open unless somebody names a panel's types, and takes Node, which nothing else here
 needs.
