@@ -120,7 +120,7 @@ const DOORS: [(&str, &[&str]); 25] = [
         ],
     ),
     ("hmac", &["callbacks/signature.rs"]),
-    ("prometheus", &["telemetry/metrics.rs"]),
+    ("prometheus", &["telemetry/metrics/page.rs"]),
     (
         "object_store",
         &["predictions/archive", "model_store/remote.rs"],

@@ -51,7 +51,8 @@ impl ClassMix {
         }
         seen.sort_by_key(|&(class, count)| (std::cmp::Reverse(count), class));
         let others = seen.split_off(seen.len().min(TOLD));
-        let others: f64 = others.iter().map(|(_, count)| f64::from(*count)).sum();
+        let others = others.iter();
+        let others = others.fold(0.0, |sum, (_, count)| sum + f64::from(*count));
         let told = seen.into_iter();
         let told = told.map(|(class, count)| (class, f64::from(count) / all));
         (told.collect(), Some(others / all))

@@ -57,8 +57,12 @@ impl Page {
             kind,
             series: Vec::new(),
         });
-        let labels = labels.iter().map(|&(name, value)| (name, value.to_owned()));
-        family.series.push((labels.collect(), value));
+        let mut labels: Labels = labels
+            .iter()
+            .map(|&(name, value)| (name, value.to_owned()))
+            .collect();
+        labels.sort_by_key(|(name, _)| *name);
+        family.series.push((labels, value));
     }
 
     /// A count of what happened since the start; its name ends with `_total`.
