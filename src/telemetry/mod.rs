@@ -11,6 +11,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use crate::config::{LogFormat, TelemetryConfig};
 
 pub mod metrics;
+pub mod otlp;
 
 /// Why logging could not be set up.
 #[derive(Debug, thiserror::Error)]
