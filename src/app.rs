@@ -327,7 +327,7 @@ impl Reload for Settings {
         self.budget.set_limit(limits.max_inflight_bytes);
         self.access
             .limit_attempts(limits.unauthenticated_per_minute);
-        if let Err(error) = telemetry::set_level(&self.reloader.telemetry().load()) {
+        if let Err(error) = telemetry::set(&self.reloader.telemetry().load()) {
             tracing::error!(%error, "the log's level stays as it was");
         }
         if !reloaded.changed.is_empty() {
