@@ -17,6 +17,7 @@ use crate::domain::rollout::{ArmName, CanaryPlace, Rollout, StickyBy};
 use crate::engine::Timings;
 use crate::models::{Catalog, CatalogHandle, LoadedVersion, ModelEntry};
 use crate::predictions::Tally;
+use crate::telemetry::trace;
 use crate::vision;
 
 mod arms;
@@ -27,6 +28,7 @@ mod flights;
 mod recorder;
 mod scores;
 mod shadow;
+mod steps;
 
 use arms::{Watch, arm_outcome};
 pub use budget::{InflightBudget, Reservation};
@@ -498,6 +500,9 @@ impl Classifier {
         };
         let unit = sticky_by.map(|by| unit(by, caller, digest, picture.index));
         let choice = route.assign(&unit.unwrap_or_default());
+        if let Ok(choice) = &choice {
+            trace::version(choice.version.number);
+        }
         let place = choice.as_ref().ok().and_then(Choice::place);
         let mut watch = place.map(|place| Watch::new(&self.tally, place, caller.deadline));
         let shadowed = choice
@@ -517,9 +522,13 @@ impl Classifier {
         if let Some(watch) = &mut watch {
             watch.end();
         }
+        if let Err(error) = &outcome {
+            trace::failed(error.kind().code());
+        }
         let comes_again = caller.comes_again && outcome.as_ref().is_err_and(ClassifyError::passes);
         if !comes_again {
             if let Some((recorder, entry)) = entry {
+                let _step = trace::step("record");
                 recorder.end(entry, &outcome, caller.since).await;
             }
             if let Some((place, outcome)) = place.zip(arm_outcome(&outcome, caller)) {
@@ -559,6 +568,7 @@ impl Classifier {
         let deadline = caller.deadline.map_or(own, |deadline| deadline.min(own));
         let scored = self.scores.of(version, picture, digest, caller, deadline);
         let scored = scored.await?;
+        let began = Instant::now();
         let wanted = options.top_k.unwrap_or(5).min(version.labels.len());
         let mut classes: Vec<ScoredClass> = vision::top_k(&scored.scores, wanted)
             .into_iter()
@@ -575,6 +585,7 @@ impl Classifier {
         if let Some(least) = options.min_confidence {
             classes.retain(|class| class.confidence >= least);
         }
+        steps::note(&scored, began);
         Ok(Classification {
             model: version.model.clone(),
             version: version.number,

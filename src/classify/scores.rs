@@ -4,7 +4,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
@@ -18,6 +18,7 @@ use crate::config::{CacheConfig, LimitsConfig, Live};
 use crate::domain::ids::Digest;
 use crate::engine::{EngineError, Flow, Job, Prepare, Priority, Timings};
 use crate::models::LoadedVersion;
+use crate::telemetry::trace;
 use crate::vision::{self, DecodeLimits};
 
 /// Pictures up to this size are hashed where they are: it takes less than handing them to another thread and back
@@ -36,6 +37,10 @@ pub(super) struct Scored {
     pub(super) shape: Shape,
     /// Where this caller's time went inside the engine.
     pub(super) timings: Timings,
+    /// The part of its `prepare` that was decoding.
+    pub(super) decode: Duration,
+    /// From the output to its scores.
+    pub(super) activation: Duration,
     /// What the cache had to do with it.
     pub(super) cache: CacheUse,
 }
@@ -203,11 +208,16 @@ impl Scores {
 
 /// What is kept, as an answer: nothing was decoded, nothing waited, nothing ran.
 async fn kept(cache: &ResultCache, key: &Key) -> Option<Scored> {
-    let hit = cache.find(key).await?;
+    let step = trace::step("cache");
+    let hit = cache.find(key).await;
+    drop(step);
+    let hit = hit?;
     Some(Scored {
         scores: hit.scores,
         shape: hit.shape,
         timings: Timings::default(),
+        decode: Duration::ZERO,
+        activation: Duration::ZERO,
         cache: CacheUse::Hit { ttl: hit.ttl },
     })
 }
@@ -231,9 +241,11 @@ async fn follow(seat: Seat<Outcome>, deadline: Instant) -> Outcome {
     if !scored.cache.is_hit() {
         scored.cache = CacheUse::Collapsed;
         scored.timings = Timings {
+            since: Some(since),
             queue: since.elapsed(),
             ..Timings::default()
         };
+        (scored.decode, scored.activation) = (Duration::ZERO, Duration::ZERO);
     }
     Ok(scored)
 }
@@ -265,6 +277,17 @@ struct Ran {
     scores: Arc<[f32]>,
     shape: Shape,
     timings: Timings,
+    decode: Duration,
+    activation: Duration,
+}
+
+/// What `prepare` tells of a picture, beside its tensor.
+#[derive(Default)]
+struct Told {
+    /// What its header says.
+    shape: OnceLock<Shape>,
+    /// How long its decoding took.
+    decode: OnceLock<Duration>,
 }
 
 impl Ran {
@@ -273,6 +296,8 @@ impl Ran {
             scores: self.scores,
             shape: self.shape,
             timings: self.timings,
+            decode: self.decode,
+            activation: self.activation,
             cache,
         }
     }
@@ -293,39 +318,44 @@ impl Run {
     /// Hands the picture to the engine and waits for its scores. Dropped, it takes the job back.
     async fn scores(self, picture: EncodedPicture) -> Result<Ran, ClassifyError> {
         let (reply, outcome) = oneshot::channel();
-        let shape = Arc::new(OnceLock::new());
+        let told = Arc::new(Told::default());
         self.version.scheduler.submit(Job {
-            prepare: self.prepare(picture, Arc::clone(&shape)),
+            prepare: self.prepare(picture, Arc::clone(&told)),
             flow: self.flow.clone(),
             priority: self.priority,
             deadline: self.deadline,
             reply,
+            trace: trace::current(),
         })?;
         // The instance dropped the reply: its version was stopped with the job inside.
         let done = outcome.await.map_err(|_| EngineError::Stopped)??;
+        let began = Instant::now();
         let raw = done.output.data();
         let scores = vision::scores(raw, 0..raw.len(), &self.version.output);
         // A model may give NaN or infinity for one picture and not for another: that is no answer.
         let are_scores = !scores.is_empty() && scores.iter().all(|score| score.is_finite());
         // Whatever ran was prepared, and had a header then.
-        let shape = shape.get().filter(|_| are_scores);
+        let shape = told.shape.get().filter(|_| are_scores);
         Ok(Ran {
             shape: *shape.ok_or(ClassifyError::NoScores)?,
             scores: scores.into(),
             timings: done.timings,
+            decode: told.decode.get().copied().unwrap_or_default(),
+            activation: began.elapsed(),
         })
     }
 
-    /// The work before the session: it runs on the instance's thread. Leaves what the header says in `told`.
-    fn prepare(&self, picture: EncodedPicture, told: Arc<OnceLock<Shape>>) -> Prepare {
+    /// The work before the session: it runs on the instance's thread.
+    fn prepare(&self, picture: EncodedPicture, told: Arc<Told>) -> Prepare {
         let (limits, budget) = (self.limits, self.budget.clone());
         let preprocessor = Arc::clone(&self.version.preprocessor);
         Box::new(move || {
             let EncodedPicture {
                 bytes, reservation, ..
             } = picture;
+            let started = Instant::now();
             let header = vision::read_header(&bytes, &limits).map_err(ClassifyError::from)?;
-            told.get_or_init(|| Shape {
+            told.shape.get_or_init(|| Shape {
                 format: header.format,
                 size: (header.width, header.height),
             });
@@ -335,6 +365,7 @@ impl Run {
             let decoded = preprocessor
                 .decode_for(&bytes, &header)
                 .map_err(ClassifyError::from)?;
+            told.decode.get_or_init(|| started.elapsed());
             drop((bytes, reservation));
             let tensor = preprocessor.tensor(&decoded);
             drop((decoded, pixels));

@@ -15,6 +15,7 @@ use super::queue::{Queue, Waiting};
 use super::stack::{stack, unstack};
 use super::{Done, EngineError, Priority, RunPermits, Timings};
 use crate::domain::tensor::Tensor;
+use crate::telemetry::trace::{self, TraceContext};
 
 /// A job whose tensor is made.
 struct Ready {
@@ -25,13 +26,24 @@ struct Ready {
     /// The wait before `prepare`, and `prepare` itself.
     so_far: Timings,
     since: Instant,
+    trace: Option<TraceContext>,
 }
 
 impl Ready {
-    fn answer(self, outcome: Result<Tensor, EngineError>, started: Instant, run: Duration) {
+    fn answer(
+        self,
+        outcome: Result<Tensor, EngineError>,
+        started: Instant,
+        (run, pictures): (Duration, usize),
+        batch: Option<TraceContext>,
+    ) {
+        let gather = started.saturating_duration_since(self.since);
         let timings = Timings {
-            queue: self.so_far.queue + started.saturating_duration_since(self.since),
+            queue: self.so_far.queue + gather,
+            gather,
             run,
+            pictures,
+            batch,
             ..self.so_far
         };
         // The receiver may have gone in this very moment; then nobody is owed an answer.
@@ -245,11 +257,13 @@ impl Preparer {
                 deadline: job.deadline,
                 reply: job.reply,
                 so_far: Timings {
+                    since: Some(since),
                     queue: started - since,
                     prepare: prepared - started,
-                    run: Duration::ZERO,
+                    ..Timings::default()
                 },
                 since: prepared,
+                trace: job.trace,
             }),
             Err(error) => {
                 let _ = job.reply.send(Err(error));
@@ -282,11 +296,16 @@ impl BatchInstance {
     }
 
     fn execute(&self, batch: Vec<Ready>) {
+        let traced = trace::Batch::begin(batch.iter().map(|ready| ready.trace));
         let started = Instant::now();
         if let Some(rows) = self.run_together(&batch) {
-            let run = started.elapsed();
+            let run = (started.elapsed(), batch.len());
+            let context = traced.as_ref().map(trace::Batch::context);
             for (ready, row) in batch.into_iter().zip(rows) {
-                ready.answer(Ok(row), started, run);
+                ready.answer(Ok(row), started, run, context);
+            }
+            if let Some(traced) = traced {
+                traced.end(&self.graph.name);
             }
             return;
         }
@@ -294,8 +313,8 @@ impl BatchInstance {
             let started = Instant::now();
             if let Some(ready) = ready.alive(started) {
                 let outcome = self.graph.run(&ready.tensor);
-                let run = started.elapsed();
-                ready.answer(outcome, started, run);
+                let run = (started.elapsed(), 1);
+                ready.answer(outcome, started, run, None);
             }
         }
     }

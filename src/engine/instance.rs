@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::lone::Wide;
 use super::permits::Permit;
@@ -16,6 +16,8 @@ pub(super) struct Graph {
     pub(super) session: Arc<dyn Session>,
     pub(super) input: String,
     pub(super) output: String,
+    /// The version's, for people.
+    pub(super) name: String,
 }
 
 /// What an instance needs.
@@ -72,9 +74,13 @@ impl Instance {
             }
             let output = self.run(&tensor, priority, permit)?;
             let timings = Timings {
+                since: Some(since),
                 queue: started - since,
+                gather: Duration::ZERO,
                 prepare: prepared - started,
                 run: prepared.elapsed(),
+                pictures: 1,
+                batch: None,
             };
             Ok(Done { output, timings })
         });

@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 
 use crate::backend::BackendError;
 use crate::domain::tensor::Tensor;
+use crate::telemetry::trace::TraceContext;
 
 mod average;
 mod batch;
@@ -56,6 +57,8 @@ pub struct Job {
     pub deadline: Instant,
     /// Where the outcome goes. A caller that drops the receiver cancels the job.
     pub reply: oneshot::Sender<Result<Done, EngineError>>,
+    /// The span it is done for: a run of several pictures is linked to theirs.
+    pub trace: Option<TraceContext>,
 }
 
 /// What a job gave.
@@ -70,12 +73,20 @@ pub struct Done {
 /// Where a job's time went.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Timings {
+    /// When it was submitted; nothing where no job was.
+    pub since: Option<Instant>,
     /// From submit to the start of `prepare`; in batches also from its end to the start of the run.
     pub queue: Duration,
+    /// The part of `queue` after `prepare`, in batches.
+    pub gather: Duration,
     /// `prepare`: decode and preprocess.
     pub prepare: Duration,
     /// The session's run; that of the whole batch where the picture ran in one.
     pub run: Duration,
+    /// Pictures in that run.
+    pub pictures: usize,
+    /// The span of that run, where it has one of its own.
+    pub batch: Option<TraceContext>,
 }
 
 /// Why a job has no output.

@@ -66,6 +66,7 @@ impl Scheduler {
             session: Arc::clone(session),
             input: config.input.clone(),
             output: config.output.clone(),
+            name: config.name.clone(),
         });
         let preparers = config.batch.map(|batch| batch.preparers.max(1));
         let bounds = Bounds {

@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::StoreError;
 use crate::domain::operator::AuditEntry;
+use crate::telemetry::trace::statements;
 
 /// Rows that one statement writes: with a handful of values each far below what either database takes.
 pub(super) const AT_ONCE: usize = 1000;
@@ -28,6 +29,8 @@ pub(super) trait Dialect: Database {
     const WRITE: &'static str;
     /// Begins a transaction that reads from one snapshot.
     const READ: &'static str;
+    /// What it is called in traces.
+    const SYSTEM: &'static str;
 }
 
 impl Dialect for Postgres {
@@ -35,6 +38,7 @@ impl Dialect for Postgres {
     const VERSION: &'static str = "SELECT current_setting('server_version')";
     const WRITE: &'static str = "BEGIN";
     const READ: &'static str = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY";
+    const SYSTEM: &'static str = "postgresql";
 }
 
 impl Dialect for Sqlite {
@@ -43,6 +47,7 @@ impl Dialect for Sqlite {
     // A transaction that begins to write later would fail, and not wait, where another process wrote meanwhile.
     const WRITE: &'static str = "BEGIN IMMEDIATE";
     const READ: &'static str = "BEGIN";
+    const SYSTEM: &'static str = "sqlite";
 }
 
 /// The store over one of the two databases.
@@ -60,13 +65,13 @@ pub(super) struct SqlStore<Db: Database> {
     pub(super) call_timeout: Duration,
 }
 
-impl<Db: Database> SqlStore<Db> {
+impl<Db: Dialect> SqlStore<Db> {
     /// A call within its time; what is cut off here is rolled back.
     pub(super) async fn within<T>(
         &self,
         call: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
-        within(self.call_timeout, call).await
+        within(self.call_timeout, statements(Db::SYSTEM, call)).await
     }
 
     /// A call over [`Self::patient`] within the time that such a call may take.
@@ -74,7 +79,7 @@ impl<Db: Database> SqlStore<Db> {
         &self,
         call: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
-        within(PATIENCE, call).await
+        within(PATIENCE, statements(Db::SYSTEM, call)).await
     }
 }
 

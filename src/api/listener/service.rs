@@ -12,6 +12,8 @@ use poem::{
 };
 use uuid::Uuid;
 
+use crate::telemetry::trace;
+
 use super::{
     Server,
     body::{AnswerBody, Drain, Progress, SharedTally, TimedBody},
@@ -56,6 +58,7 @@ impl Service {
         let head_only = request.method() == Method::HEAD;
         let expects = expects_continue(request.headers());
         let (parts, incoming) = request.into_parts();
+        let traced = self.trace(&parts, id);
         let tally = SharedTally::default();
         let body = if incoming.is_end_stream() {
             tally.get().progress = Progress::Finished;
@@ -68,7 +71,7 @@ impl Service {
             drop(body);
             OVERLOADED.response(id)
         } else {
-            self.run(parts, body, id).await
+            traced.run(self.run(parts, body, id)).await
         };
         let failed = response.status().is_client_error() || response.status().is_server_error();
         if tally.get().progress == Progress::TooSlow
@@ -87,11 +90,25 @@ impl Service {
             self.take_rest(&tally).await;
         }
         self.settle(&mut response, &tally, expects);
+        traced.end(response.status().as_u16());
         let mut response = http::Response::from(response);
         if head_only {
             strip_body(&mut response);
         }
         response.map(|body| AnswerBody::new(body, in_flight))
+    }
+
+    /// The trace of a request whose head this is.
+    fn trace(&self, parts: &request::Parts, id: Uuid) -> trace::Request {
+        trace::Request::begin(&trace::Head {
+            id,
+            method: &parts.method,
+            uri: &parts.uri,
+            headers: &parts.headers,
+            version: parts.version,
+            scheme: &self.scheme,
+            remote: self.remote,
+        })
     }
 
     /// Asks the endpoint, and survives it.

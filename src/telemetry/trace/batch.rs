@@ -51,12 +51,19 @@ impl Batch {
         self.context
     }
 
-    /// It has ended.
-    pub fn end(self, model: &str, version: u64) {
+    /// It has ended; `version` is its model's and its number, `digits/2`.
+    pub fn end(self, version: &str) {
         let Some(tracing) = TRACING.get() else { return };
         let start = export::nanos(self.began_at);
-        let count = |number: u64| Value::IntValue(i64::try_from(number).unwrap_or(i64::MAX));
-        let pictures = u64::try_from(self.pictures).unwrap_or(u64::MAX);
+        let pictures = Value::IntValue(i64::try_from(self.pictures).unwrap_or(i64::MAX));
+        let (model, number) = version.rsplit_once('/').unwrap_or((version, ""));
+        let number = number.parse().ok().map(Value::IntValue);
+        let number = number.map(|number| of("lensgate.version", number));
+        let mut attributes = vec![
+            text("lensgate.model", model),
+            of("lensgate.batch.pictures", pictures),
+        ];
+        attributes.extend(number);
         tracing.queue.offer(vec![Span {
             trace_id: self.context.trace.to_be_bytes().to_vec(),
             span_id: self.context.span.to_be_bytes().to_vec(),
@@ -65,11 +72,7 @@ impl Batch {
             kind: SpanKind::Internal.into(),
             start_time_unix_nano: start,
             end_time_unix_nano: export::later(start, self.began.elapsed()),
-            attributes: vec![
-                text("lensgate.model", model),
-                of("lensgate.version", count(version)),
-                of("lensgate.batch.pictures", count(pictures)),
-            ],
+            attributes,
             links: self.links,
             ..Span::default()
         }]);
