@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use poem::endpoint::BoxEndpoint;
 use poem::http::{Method, Version, header};
-use poem::{Endpoint, EndpointExt as _, Request, Response, Route, endpoint::make_sync};
+use poem::{
+    Endpoint, EndpointExt as _, PathPattern, Request, Response, Route, endpoint::make_sync,
+};
 use poem_openapi::registry::{MetaApi, Registry};
 use poem_openapi::{OpenApi, OpenApiService};
 
@@ -20,6 +22,7 @@ use crate::domain::error::ErrorKind;
 use crate::jobs::Jobs;
 use crate::models::CatalogHandle;
 use crate::predictions::Predictions;
+use crate::telemetry::trace;
 
 pub mod admin;
 pub mod data;
@@ -183,8 +186,12 @@ where
         Some(refusal) => Err(refusal.into()),
     };
     let mut response = match outcome {
-        Ok(response) => response,
+        Ok(response) => {
+            note_route(response.data());
+            response
+        }
         Err(error) => {
+            note_route(error.data());
             let mut response = problem::response(error, id);
             if response.status() == poem::http::StatusCode::METHOD_NOT_ALLOWED {
                 let methods = route.map_or("", |route| &route.methods);
@@ -204,6 +211,13 @@ where
         "answered"
     );
     Ok(response)
+}
+
+/// Tells the trace which route was taken.
+fn note_route(pattern: Option<&PathPattern>) {
+    if let Some(PathPattern(pattern)) = pattern {
+        trace::route(pattern);
+    }
 }
 
 /// What is wrong with a request's head, whatever its route.

@@ -21,6 +21,7 @@ use crate::domain::error::ErrorKind;
 use crate::domain::ids::ModelId;
 use crate::domain::tenant::{KeyId, TenantId};
 use crate::telemetry::metrics::TenantSeries;
+use crate::telemetry::trace;
 
 /// The other header that a key may come in.
 const KEY_HEADER: HeaderName = HeaderName::from_static("x-api-key");
@@ -127,6 +128,7 @@ impl<R> Authorized<R> {
 
     /// Takes the one token that every request costs.
     pub(super) fn admit(&self) -> Result<(), ApiError> {
+        let _step = trace::step("limit");
         Ok(self.access.admit(&self.principal, 1)?)
     }
 
@@ -188,6 +190,7 @@ impl<'a, R: Right> ApiExtractor<'a> for Authorized<R> {
         let principal = authenticated(request, presented, |secret| slot.access.principal(secret))?;
         // The answer tells how the key stands also where it is refused.
         let principal = slot.holder.get_or_init(|| principal).clone();
+        trace::tenant(principal.tenant_text());
         principal.require(R::ONE_OF).map_err(ApiError::from)?;
         Ok(Self {
             access: Arc::clone(&slot.access),
@@ -224,6 +227,7 @@ fn authenticated<T>(
     presented: Result<String, ApiError>,
     open: impl Fn(&str) -> Result<T, AccessError>,
 ) -> Result<T, ApiError> {
+    let _step = trace::step("auth");
     let opened = presented.and_then(|secret| Ok(open(&secret)?));
     if opened.is_err()
         && let Some(address) = client_address(request)

@@ -18,6 +18,7 @@ use crate::engine::Timings;
 use crate::models::{Catalog, CatalogHandle, LoadedVersion, ModelEntry};
 use crate::predictions::Tally;
 use crate::telemetry::metrics::TenantSeries;
+use crate::telemetry::trace;
 use crate::vision;
 
 mod arms;
@@ -29,6 +30,7 @@ mod flights;
 mod recorder;
 mod scores;
 mod shadow;
+mod steps;
 
 use arms::{Watch, arm_outcome};
 pub use budget::{InflightBudget, Reservation};
@@ -507,6 +509,9 @@ impl Classifier {
         };
         let unit = sticky_by.map(|by| unit(by, caller, digest, picture.index));
         let choice = route.assign(&unit.unwrap_or_default());
+        if let Ok(choice) = &choice {
+            trace::version(choice.version.number);
+        }
         let place = choice.as_ref().ok().and_then(Choice::place);
         let mut watch = place.map(|place| Watch::new(&self.tally, place, caller.deadline));
         let shadowed = choice
@@ -527,10 +532,14 @@ impl Classifier {
         if let Some(watch) = &mut watch {
             watch.end();
         }
+        if let Err(error) = &outcome {
+            trace::failed(error.kind().code());
+        }
         let comes_again = caller.comes_again && outcome.as_ref().is_err_and(ClassifyError::passes);
         if !comes_again {
             counting::count(counted.as_ref(), route, &outcome, caller);
             if let Some((recorder, entry)) = entry {
+                let _step = trace::step("record");
                 recorder.end(entry, &outcome, caller.since).await;
             }
             if let Some((place, outcome)) = place.zip(arm_outcome(&outcome, caller)) {
@@ -588,6 +597,7 @@ impl Classifier {
         if let Some(least) = options.min_confidence {
             classes.retain(|class| class.confidence >= least);
         }
+        steps::note(&scored, began);
         Ok(Classification {
             model: version.model.clone(),
             version: version.number,

@@ -18,6 +18,7 @@ use crate::config::{CacheConfig, LimitsConfig, Live};
 use crate::domain::ids::Digest;
 use crate::engine::{EngineError, Flow, Job, Prepare, Priority, Timings};
 use crate::models::LoadedVersion;
+use crate::telemetry::trace;
 use crate::vision::{self, DecodeLimits};
 
 /// Pictures up to this size are hashed where they are: it takes less than handing them to another thread and back
@@ -212,7 +213,10 @@ impl Scores {
 
 /// What is kept, as an answer: nothing was decoded, nothing waited, nothing ran.
 async fn kept(cache: &ResultCache, key: &Key) -> Option<Scored> {
-    let hit = cache.find(key).await?;
+    let step = trace::step("cache");
+    let hit = cache.find(key).await;
+    drop(step);
+    let hit = hit?;
     Some(Scored {
         scores: hit.scores,
         shape: hit.shape,
@@ -326,6 +330,7 @@ impl Run {
             priority: self.priority,
             deadline: self.deadline,
             reply,
+            trace: trace::current(),
         })?;
         // The instance dropped the reply: its version was stopped with the job inside.
         let done = outcome.await.map_err(|_| EngineError::Stopped)??;

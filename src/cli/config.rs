@@ -22,6 +22,9 @@ pub(super) fn run(args: &ConfigArgs, settings: &Config) -> anyhow::Result<ExitCo
     ] {
         *secret = secret.as_ref().map(|_| Secret::hidden());
     }
+    if !shown.telemetry.otlp_headers.expose().is_empty() {
+        shown.telemetry.otlp_headers = Secret::hidden();
+    }
     shown.store.url = shown.store.without_password();
     if args.json {
         super::say(serde_json::to_string_pretty(&shown).context("the settings cannot be shown")?);

@@ -157,10 +157,11 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
 /// Commands whose answer is their output log only what is wrong.
 fn quiet(settings: &Config) -> anyhow::Result<()> {
     let log_level = "error".to_owned();
-    crate::telemetry::init(&TelemetryConfig {
+    let config = TelemetryConfig {
         log_level,
         ..settings.telemetry.clone()
-    })?;
+    };
+    crate::telemetry::init(&config, false)?;
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! `lensgate serve`.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use futures_util::StreamExt as _;
@@ -9,10 +10,15 @@ use crate::admin::NewSecrets;
 use crate::app::{App, Edges};
 use crate::backend::memory;
 use crate::config::{Config, Sources};
+use crate::telemetry::otlp::Target;
 use crate::{api, lifecycle, telemetry};
 
+/// How long the last traces may take to the collector.
+const TO_SEND_THE_LAST: Duration = Duration::from_secs(2);
+
 pub(super) fn run(settings: Config, sources: Sources) -> anyhow::Result<ExitCode> {
-    telemetry::init(&settings.telemetry)?;
+    let collector = Target::of(&settings.telemetry, &sources.environment)?;
+    telemetry::init(&settings.telemetry, collector.is_some())?;
     memory::settle();
     let (before, after) = api::listener::raise_open_file_limit();
     tracing::debug!(before, after, "open-file limit");
@@ -25,6 +31,8 @@ pub(super) fn run(settings: Config, sources: Sources) -> anyhow::Result<ExitCode
         let signals = lifecycle::stop_signals().context("signals cannot be watched")?;
         let mut signals = std::pin::pin!(signals);
         let hangups = lifecycle::hangup_signals().context("signals cannot be watched")?;
+        let send = |target| telemetry::send_traces(&settings.telemetry, target);
+        let exporting = collector.as_ref().map(send).transpose()?;
         let store = settings.model_store.folder();
         let edges = Edges::of(sources);
         let mut app = tokio::select! {
@@ -52,6 +60,9 @@ pub(super) fn run(settings: Config, sources: Sources) -> anyhow::Result<ExitCode
         tokio::select! {
             () = lifecycle::run_until_stopped(app, signals) => {}
             () = async { nudging.await; std::future::pending::<()>().await } => {}
+        }
+        if let Some(exporting) = exporting {
+            exporting.end(TO_SEND_THE_LAST).await;
         }
         Ok(ExitCode::SUCCESS)
     });

@@ -38,7 +38,7 @@ impl<T> Live<T> {
 }
 
 /// Keys that are put in force without a restart; all others need one.
-const LIVE: [&str; 8] = [
+const LIVE: [&str; 10] = [
     "limits.max_image_bytes",
     "limits.max_image_pixels",
     "limits.max_batch_images",
@@ -46,6 +46,8 @@ const LIVE: [&str; 8] = [
     "limits.timeout_ms",
     "limits.unauthenticated_per_minute",
     "telemetry.log_level",
+    "telemetry.trace_ratio",
+    "telemetry.trace_slow",
     "default_model",
 ];
 
@@ -121,6 +123,8 @@ impl Reloader {
         next.telemetry
             .log_level
             .clone_from(&read.telemetry.log_level);
+        next.telemetry.trace_ratio = read.telemetry.trace_ratio;
+        next.telemetry.trace_slow = read.telemetry.trace_slow;
         next.limits = LimitsConfig {
             // These are baked into what was loaded.
             max_queue_ms: in_force.limits.max_queue_ms,

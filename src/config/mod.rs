@@ -38,7 +38,8 @@ pub use predictions::PredictionsConfig;
 pub use server::ServerConfig;
 pub use sources::{ADMIN_TOKEN, Environment};
 pub use store::{Database, StoreConfig};
-pub use telemetry::{LogFormat, TelemetryConfig};
+pub(crate) use telemetry::header_pairs;
+pub use telemetry::{LogFormat, OtlpProtocol, TelemetryConfig};
 
 /// Where the file is looked for when none is named.
 pub const DEFAULT_PATH: &str = "config/lensgate.toml";
@@ -63,7 +64,7 @@ pub struct Config {
     pub cache: CacheConfig,
     /// What executes graphs.
     pub backend: BackendConfig,
-    /// Logs.
+    /// Logs, and where traces and metrics are sent.
     pub telemetry: TelemetryConfig,
     /// The prediction log.
     pub predictions: PredictionsConfig,
@@ -334,6 +335,21 @@ mod tests {
                 ["archive.images", "s3://"],
             ),
             (&[], &["archive.sample=all"], ["archive.sample", "number"]),
+            (
+                &[],
+                &["telemetry.trace_ratio=1.5"],
+                ["telemetry.trace_ratio", "0 to 1"],
+            ),
+            (
+                &[],
+                &["telemetry.otlp_endpoint=collector:4317"],
+                ["telemetry.otlp_endpoint", "http://"],
+            ),
+            (
+                &[],
+                &["telemetry.otlp_protocol=json"],
+                ["otlp_protocol", "grpc"],
+            ),
             (
                 &[("LENSGATE__STORE__URL", "mysql://x")],
                 &[],

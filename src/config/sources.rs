@@ -20,6 +20,8 @@ pub struct Environment {
     admin_token_file: Option<PathBuf>,
     /// What whoever speaks to a bucket finds its credentials by.
     for_buckets: Vec<(String, Secret)>,
+    /// What every program that sends telemetry is told its collector by.
+    for_collectors: Vec<(String, Secret)>,
 }
 
 /// Where commands that call an admin plane find their token; with `_FILE`, the file that holds it.
@@ -30,6 +32,9 @@ const FOR_CHILDREN: [&str; 5] = ["PATH", "LD_LIBRARY_PATH", "TMPDIR", "CUDA_", "
 
 /// What the variables begin with by which programs find a bucket's credentials, region and server.
 const FOR_BUCKETS: &str = "AWS_";
+
+/// What the variables begin with by which programs find their collector.
+const FOR_COLLECTORS: &str = "OTEL_";
 
 impl Environment {
     /// The process's own.
@@ -93,6 +98,10 @@ impl Environment {
                 let value = Secret::from(value.clone());
                 environment.for_buckets.push((name.clone(), value));
             }
+            if name.starts_with(FOR_COLLECTORS) && !value.is_empty() {
+                let value = Secret::from(value.clone());
+                environment.for_collectors.push((name.clone(), value));
+            }
             if name.starts_with(PREFIX) {
                 environment.variables.push((name, value));
             }
@@ -126,6 +135,14 @@ impl Environment {
     #[must_use]
     pub fn for_buckets(&self) -> &[(String, Secret)] {
         &self.for_buckets
+    }
+
+    /// A variable of OpenTelemetry's, `OTEL_…`, where it is set; its headers are secret.
+    #[must_use]
+    pub fn for_collectors(&self, name: &str) -> Option<&str> {
+        let mut all = self.for_collectors.iter();
+        all.find(|(own, _)| own == name)
+            .map(|(_, value)| value.expose())
     }
 
     /// `ORT_DYLIB_PATH`, where other programs keep the path of ONNX Runtime.

@@ -15,6 +15,7 @@ use super::queue::{Queue, Waiting};
 use super::stack::{stack, unstack};
 use super::{Done, EngineError, Priority, RunPermits, Timings};
 use crate::domain::tensor::Tensor;
+use crate::telemetry::trace::{self, TraceContext};
 
 /// A job whose tensor is made.
 struct Ready {
@@ -25,6 +26,7 @@ struct Ready {
     /// The wait before `prepare`, and `prepare` itself.
     so_far: Timings,
     since: Instant,
+    trace: Option<TraceContext>,
 }
 
 impl Ready {
@@ -33,6 +35,7 @@ impl Ready {
         outcome: Result<Tensor, EngineError>,
         started: Instant,
         (run, pictures): (Duration, usize),
+        batch: Option<TraceContext>,
     ) {
         let gather = started.saturating_duration_since(self.since);
         let timings = Timings {
@@ -40,6 +43,7 @@ impl Ready {
             gather,
             run,
             pictures,
+            batch,
             ..self.so_far
         };
         // The receiver may have gone in this very moment; then nobody is owed an answer.
@@ -259,6 +263,7 @@ impl Preparer {
                     ..Timings::default()
                 },
                 since: prepared,
+                trace: job.trace,
             }),
             Err(error) => {
                 let _ = job.reply.send(Err(error));
@@ -292,12 +297,17 @@ impl BatchInstance {
     }
 
     fn execute(&self, batch: Vec<Ready>) {
+        let traced = trace::Batch::begin(batch.iter().map(|ready| ready.trace));
         let started = Instant::now();
         if let Some(rows) = self.run_together(&batch) {
             let run = (started.elapsed(), batch.len());
             self.graph.series.ran(batch.len());
+            let context = traced.as_ref().map(trace::Batch::context);
             for (ready, row) in batch.into_iter().zip(rows) {
-                ready.answer(Ok(row), started, run);
+                ready.answer(Ok(row), started, run, context);
+            }
+            if let Some(traced) = traced {
+                traced.end(&self.graph.name);
             }
             return;
         }
@@ -307,7 +317,7 @@ impl BatchInstance {
                 let outcome = self.graph.run(&ready.tensor);
                 let run = (started.elapsed(), 1);
                 self.graph.series.ran(1);
-                ready.answer(outcome, started, run);
+                ready.answer(outcome, started, run, None);
             }
         }
     }

@@ -19,6 +19,8 @@ pub(super) struct Graph {
     pub(super) output: String,
     /// Where its runs are counted.
     pub(super) series: Arc<VersionSeries>,
+    /// The version's, for people.
+    pub(super) name: String,
 }
 
 /// What an instance needs.
@@ -83,6 +85,7 @@ impl Instance {
                 prepare: prepared - started,
                 run: prepared.elapsed(),
                 pictures: 1,
+                batch: None,
             };
             Ok(Done { output, timings })
         });

@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 
 use crate::backend::BackendError;
 use crate::domain::tensor::Tensor;
+use crate::telemetry::trace::TraceContext;
 
 mod average;
 mod batch;
@@ -56,6 +57,8 @@ pub struct Job {
     pub deadline: Instant,
     /// Where the outcome goes. A caller that drops the receiver cancels the job.
     pub reply: oneshot::Sender<Result<Done, EngineError>>,
+    /// The span it is done for: a run of several pictures is linked to theirs.
+    pub trace: Option<TraceContext>,
 }
 
 /// What a job gave.
@@ -82,6 +85,8 @@ pub struct Timings {
     pub run: Duration,
     /// Pictures in that run.
     pub pictures: usize,
+    /// The span of that run, where it has one of its own.
+    pub batch: Option<TraceContext>,
 }
 
 /// Why a job has no output.

@@ -336,6 +336,7 @@ mod tests {
             priority,
             deadline: Instant::now() + Duration::from_mins(1),
             reply,
+            trace: None,
         };
         (job, receiver)
     }

@@ -71,6 +71,7 @@ impl Scheduler {
             input: config.input.clone(),
             output: config.output.clone(),
             series: Arc::clone(&config.series),
+            name: config.name.clone(),
         });
         let preparers = config.batch.map(|batch| batch.preparers.max(1));
         let bounds = Bounds {

@@ -112,6 +112,7 @@ pub(super) fn job(prepare: Prepare) -> (Job, Reply) {
         priority: Priority::Normal,
         deadline: Instant::now() + Duration::from_mins(1),
         reply,
+        trace: None,
     };
     (job, receiver)
 }

@@ -184,7 +184,11 @@ fn postgres_pool(connections: u32, limit: Duration, options: PgConnectOptions) -
 }
 
 /// Connections for what may take longer.
-fn patient_pool(options: PgConnectOptions) -> PgPool {
+fn patient_pool(mut options: PgConnectOptions) -> PgPool {
+    // They may be slow: that is no news for the log. Traces still hear of them.
+    if let Ok(off) = "off".parse() {
+        options = options.log_slow_statements(off, PATIENCE);
+    }
     // To compile a statement that runs for a moment takes longer than it saves.
     let settings = format!("{}; SET jit = off", limited_to(PATIENCE));
     watched(PATIENT, PATIENCE)
@@ -201,7 +205,7 @@ fn patient_pool(options: PgConnectOptions) -> PgPool {
                 Ok(())
             })
         })
-        .connect_lazy_with(options.disable_statement_logging())
+        .connect_lazy_with(options)
 }
 
 /// What nobody waits for any more ends on the server too, and a replica that is cut off in a change gives up its lock.

@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::StoreError;
 use crate::domain::operator::AuditEntry;
+use crate::telemetry::trace::statements;
 
 /// Rows that one statement writes: with a handful of values each far below what either database takes.
 pub(super) const AT_ONCE: usize = 1000;
@@ -29,6 +30,8 @@ pub(super) trait Dialect: Database {
     const WRITE: &'static str;
     /// Begins a transaction that reads from one snapshot.
     const READ: &'static str;
+    /// What it is called in traces.
+    const SYSTEM: &'static str;
 }
 
 impl Dialect for Postgres {
@@ -36,6 +39,7 @@ impl Dialect for Postgres {
     const VERSION: &'static str = "SELECT current_setting('server_version')";
     const WRITE: &'static str = "BEGIN";
     const READ: &'static str = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY";
+    const SYSTEM: &'static str = "postgresql";
 }
 
 impl Dialect for Sqlite {
@@ -44,6 +48,7 @@ impl Dialect for Sqlite {
     // A transaction that begins to write later would fail, and not wait, where another process wrote meanwhile.
     const WRITE: &'static str = "BEGIN IMMEDIATE";
     const READ: &'static str = "BEGIN";
+    const SYSTEM: &'static str = "sqlite";
 }
 
 /// The store over one of the two databases.
@@ -83,13 +88,13 @@ impl Calls {
     }
 }
 
-impl<Db: Database> SqlStore<Db> {
+impl<Db: Dialect> SqlStore<Db> {
     /// A call within its time; what is cut off here is rolled back.
     pub(super) async fn within<T>(
         &self,
         call: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
-        let outcome = within(self.call_timeout, call).await;
+        let outcome = within(self.call_timeout, statements(Db::SYSTEM, call)).await;
         self.calls.note(&outcome);
         outcome
     }
@@ -99,7 +104,7 @@ impl<Db: Database> SqlStore<Db> {
         &self,
         call: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
-        let outcome = within(PATIENCE, call).await;
+        let outcome = within(PATIENCE, statements(Db::SYSTEM, call)).await;
         self.calls.note(&outcome);
         outcome
     }

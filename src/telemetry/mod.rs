@@ -1,16 +1,22 @@
-//! Logs: set up once by the command line. Everybody writes through `tracing`. And metrics.
+//! Logs, set up once by the command line; everybody writes through `tracing`. Metrics. Traces, and the collector for both.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::Registry;
-use tracing_subscriber::layer::SubscriberExt as _;
-use tracing_subscriber::reload;
+use tracing_subscriber::filter::{EnvFilter, FilterExt as _, LevelFilter, filter_fn};
+use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{Registry, reload};
 
 use crate::config::{LogFormat, TelemetryConfig};
 
+mod lines;
 pub mod metrics;
+pub mod otlp;
+pub mod trace;
+
+use lines::{JsonLines, WithFacts};
+use otlp::{Exporting, OtlpError, Outcomes, Sender, Target};
+use trace::Statements;
 
 /// Why logging could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -31,31 +37,64 @@ pub enum TelemetryError {
 /// Through which the level changes while the process runs; there once logging was set up.
 static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 
-/// Starts logging to the standard error stream.
+/// Starts logging to the standard error stream. `traces` says whether there will be traces too: [`send_traces`] begins them.
 ///
 /// # Errors
 /// On a level that is none, or when logging was set up before.
-pub fn init(config: &TelemetryConfig) -> Result<(), TelemetryError> {
+pub fn init(config: &TelemetryConfig, traces: bool) -> Result<(), TelemetryError> {
     let (filter, handle) = reload::Layer::new(filter(config)?);
-    let registry = tracing_subscriber::registry().with(filter);
+    // Lines have the request's facts; `tracing` spans of libraries are none of them.
+    let events = filter_fn(|metadata| metadata.is_event());
+    let filter = filter.and(events.with_max_level_hint(LevelFilter::TRACE));
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
-    let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    let outcome = match config.log_format {
-        LogFormat::Pretty => registry.with(lines.with_ansi(colours)).try_init(),
-        LogFormat::Json => registry.with(lines.json().flatten_event(true)).try_init(),
+    let lines = match config.log_format {
+        LogFormat::Pretty => {
+            let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
+            let lines = lines.fmt_fields(WithFacts::default()).with_ansi(colours);
+            lines.with_filter(filter).boxed()
+        }
+        LogFormat::Json => lines.event_format(JsonLines).with_filter(filter).boxed(),
     };
+    let statements = traces.then(|| {
+        let heard = filter_fn(|metadata| Statements::hears(metadata.target()));
+        Statements.with_filter(heard.with_max_level_hint(LevelFilter::DEBUG))
+    });
+    let outcome = tracing_subscriber::registry()
+        .with(lines)
+        .with(statements)
+        .try_init();
     outcome.map_err(|_| TelemetryError::Twice)?;
     FILTER.set(handle).map_err(|_| TelemetryError::Twice)?;
     std::panic::set_hook(Box::new(log_panic));
     Ok(())
 }
 
-/// Puts another level in force. Does nothing where logging was not set up here, as in tests.
+/// Notes traces from now on, and sends those that are kept to a collector. Once in a process, inside its runtime; the
+/// answer sends what is left, at the end.
 ///
 /// # Errors
-/// On a level that is none; then the old one stays.
-pub fn set_level(config: &TelemetryConfig) -> Result<(), TelemetryError> {
+/// When there is nothing to send with.
+pub fn send_traces(config: &TelemetryConfig, target: &Target) -> Result<Exporting, OtlpError> {
+    let (queue, exporting) = otlp::begin(Sender::new(target)?, target.place());
+    trace::begin(config, queue);
+    tracing::info!(collector = target.place(), "traces are sent");
+    Ok(exporting)
+}
+
+/// What became of spans; `None` where there is no collector.
+#[must_use]
+pub fn span_outcomes() -> Option<&'static Arc<Outcomes>> {
+    trace::outcomes()
+}
+
+/// Puts another level, and other rules about which traces are kept, in force. Does nothing where neither was set up here, as
+/// in tests.
+///
+/// # Errors
+/// On a level that is none; then all stays as it was.
+pub fn set(config: &TelemetryConfig) -> Result<(), TelemetryError> {
     let filter = filter(config)?;
+    trace::set(config);
     if let Some(handle) = FILTER.get()
         && let Err(error) = handle.reload(filter)
     {

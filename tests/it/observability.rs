@@ -102,7 +102,9 @@ impl Scene {
         let gone = gateway.get("/v1/nothing").await;
         assert_eq!(gone.status, StatusCode::NOT_FOUND);
         let stranger = gateway.anonymous(Method::GET, "/v1/models");
-        let stranger = gateway.send(stranger.header("X-API-Key", "lg_nobody")).await;
+        let stranger = gateway
+            .send(stranger.header("X-API-Key", "lg_nobody"))
+            .await;
         assert_eq!(stranger.status, StatusCode::UNAUTHORIZED);
         let poor = gateway.anonymous(Method::POST, CLASSIFY);
         let poor = poor.header("X-API-Key", &self.poor);
@@ -112,7 +114,10 @@ impl Scene {
         let later = format!("{CLASSIFY}?callback_url={url}");
         let later = gateway.raw(&later, "image/png", picture(3)).await;
         assert_eq!(later.status, StatusCode::ACCEPTED, "{}", later.body);
-        gateway.admin(Method::GET, "/status", None).await.assert_ok();
+        gateway
+            .admin(Method::GET, "/status", None)
+            .await
+            .assert_ok();
     }
 
     async fn tell(&self, answer: &Value, label: &str) {

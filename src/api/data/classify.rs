@@ -31,6 +31,7 @@ use crate::domain::error::ErrorKind;
 use crate::domain::ids::Digest;
 use crate::domain::prediction::{Asked, millis};
 use crate::jobs::{Accepted, Jobs, Submission};
+use crate::telemetry::trace;
 
 /// Pictures in, labels out.
 pub struct ClassifyApi {
@@ -59,7 +60,7 @@ impl<'a> Call<'a> {
             tenant: holder.tenant_id(),
             key: holder.key(),
             client_request_id: headers::client_request_id(request.headers()),
-            trace_id: headers::trace_id(request.headers()),
+            trace_id: trace::current().map(|context| context.trace_id()),
         });
         let caller = Caller {
             // Keys of one tenant share their turn and their results: more keys are no more of either.
@@ -149,9 +150,12 @@ impl ClassifyApi {
 
     /// The model that is asked, and the one token that asking costs.
     fn admit(&self, call: &mut Call<'_>, target: &Target) -> Result<Route, ApiError> {
+        let step = trace::step("route");
         let route = self
             .classifier
             .route(target, |id| call.holder.may_use(id))?;
+        drop(step);
+        trace::model(route.model());
         let unit = route.sticky_header();
         let unit = unit.and_then(|name| call.headers.get(name));
         // Its hash: the header may hold a secret, and jobs keep what stays with its version.
@@ -218,10 +222,12 @@ impl ClassifyApi {
     ) -> Result<(EncodedPicture, Taken<'a>), ApiError> {
         self.classifier.check_options(route, options)?;
         let limits = BodyLimits::one(call.holder.image_bytes(self.limits.load().max_image_bytes));
+        let step = trace::step("receive");
         let (form, body) = body.open(limits, self.classifier.budget())?;
         let reservation = body.reservation();
         let pictures = self.pictures(form, body, limits, &["file"], options);
         let mut pictures = call.in_time(pictures).await?;
+        drop(step);
         self.classifier.check_options(route, options)?;
         let received = pictures.pop().ok_or_else(missing)?;
         let picture = EncodedPicture {
@@ -245,11 +251,13 @@ impl ClassifyApi {
             call.holder.image_bytes(self.limits.load().max_image_bytes),
             self.limits.load().max_batch_images,
         );
+        let step = trace::step("receive");
         let (form, body) = body.open(limits, self.classifier.budget())?;
         let reservation = body.reservation();
         let fields = ["files", "file"];
         let pictures = self.pictures(form, body, limits, &fields, options);
         let pictures = call.in_time(pictures).await?;
+        drop(step);
         self.classifier.check_options(route, options)?;
         let taken = call.holder.spend(pictures.len())?;
         Ok((pictures, reservation, taken))
@@ -335,7 +343,8 @@ impl ClassifyApi {
         }
         let answers = pictures.into_iter().enumerate().map(|(index, received)| {
             let reservation = Arc::clone(&reservation);
-            self.item(&call, &route, options, index, received, reservation)
+            let item = self.item(&call, &route, options, index, received, reservation);
+            trace::picture(u32::try_from(index).unwrap_or(u32::MAX), item)
         });
         // A few at a time: a batch must not fill the queue that it shares with everybody.
         let side_by_side = self.classifier.batch_width();

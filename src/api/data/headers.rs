@@ -89,26 +89,6 @@ pub(super) fn client_request_id(headers: &HeaderMap) -> Option<String> {
     (!name.is_empty()).then(|| name.to_owned())
 }
 
-/// The trace that a request belongs to, by its `traceparent` (W3C Trace Context); `None` where it is not well formed.
-pub(super) fn trace_id(headers: &HeaderMap) -> Option<String> {
-    let mut values = headers.get_all("traceparent").iter();
-    let value = values.next()?.to_str().ok()?.trim();
-    let mut parts = value.split('-');
-    let (version, trace, parent, flags) =
-        (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-    let hex = |part: &str, length| {
-        let plain = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
-        part.len() == length && part.bytes().all(plain)
-    };
-    let some = |part: &str| part.bytes().any(|byte| byte != b'0');
-    let is_whole = hex(version, 2) && hex(trace, 32) && hex(parent, 16) && hex(flags, 2);
-    // A later version may say more; the first must not.
-    let has_more = parts.next().is_some();
-    let is_known = version != "ff" && (version != "00" || !has_more);
-    let is_one = values.next().is_none();
-    (is_whole && is_known && is_one && some(trace) && some(parent)).then(|| trace.to_owned())
-}
-
 /// The header `Cache-Status` (RFC 9211).
 pub(super) fn cache_status(cache: CacheUse) -> String {
     match cache {
@@ -213,31 +193,6 @@ mod tests {
             assert_eq!(error.kind(), ErrorKind::BadRequest, "{bad:?}");
         }
         assert!(read(&[b"1", b"1"]).is_err(), "twice is none");
-    }
-
-    #[test]
-    fn a_trace_is_told_by_a_well_formed_parent() {
-        let trace = "0af7651916cd43dd8448eb211c80319c";
-        let parent = format!("00-{trace}-b7ad6b7169203331-01");
-        let read = |lines: &[&[u8]]| trace_id(&headers("traceparent", lines));
-        assert_eq!(read(&[parent.as_bytes()]).as_deref(), Some(trace));
-        let later = format!("cc-{trace}-b7ad6b7169203331-01-what-the-future-will-be-like");
-        assert_eq!(read(&[later.as_bytes()]).as_deref(), Some(trace));
-        for bad in [
-            String::new(),
-            trace.to_owned(),
-            parent.replace("00-", "ff-"),
-            parent.replace(trace, &"0".repeat(32)),
-            parent.replace("b7ad6b7169203331", "0000000000000000"),
-            parent.to_uppercase(),
-            format!("{parent}-more"),
-            parent.replace("-01", "-1"),
-            format!("{parent}\u{e4}"),
-        ] {
-            assert_eq!(read(&[bad.as_bytes()]), None, "{bad}");
-        }
-        assert_eq!(read(&[parent.as_bytes(), parent.as_bytes()]), None);
-        assert_eq!(read(&[]), None);
     }
 
     #[test]

@@ -20,6 +20,7 @@ use poem::{
 use uuid::Uuid;
 
 use crate::telemetry::metrics::{Held, PlaneSeries};
+use crate::telemetry::trace;
 
 use super::{
     Server,
@@ -131,6 +132,7 @@ impl Service {
         let head_only = request.method() == Method::HEAD;
         let expects = expects_continue(request.headers());
         let (parts, incoming) = request.into_parts();
+        let traced = self.trace(&parts, id);
         let tally = SharedTally::default();
         let body = if incoming.is_end_stream() {
             tally.get().progress = Progress::Finished;
@@ -143,7 +145,7 @@ impl Service {
             drop(body);
             OVERLOADED.response(id)
         } else {
-            self.run(parts, body, id, counted.route()).await
+            traced.run(self.run(parts, body, id, counted.route())).await
         };
         let failed = response.status().is_client_error() || response.status().is_server_error();
         if tally.get().progress == Progress::TooSlow
@@ -163,11 +165,25 @@ impl Service {
         }
         self.settle(&mut response, &tally, expects);
         counted.end(response.status());
+        traced.end(response.status().as_u16());
         let mut response = http::Response::from(response);
         if head_only {
             strip_body(&mut response);
         }
         response.map(|body| AnswerBody::new(body, in_flight))
+    }
+
+    /// The trace of a request whose head this is.
+    fn trace(&self, parts: &request::Parts, id: Uuid) -> trace::Request {
+        trace::Request::begin(&trace::Head {
+            id,
+            method: &parts.method,
+            uri: &parts.uri,
+            headers: &parts.headers,
+            version: parts.version,
+            scheme: &self.scheme,
+            remote: self.remote,
+        })
     }
 
     /// Asks the endpoint, and survives it.

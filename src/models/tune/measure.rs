@@ -146,6 +146,7 @@ impl<'a> Bench<'a> {
             priority: Priority::Normal,
             deadline: Instant::now() + PATIENCE,
             reply,
+            trace: None,
         };
         let said = |error: EngineError| error.to_string();
         version.scheduler.submit(job).map_err(said)?;
