@@ -30,9 +30,9 @@ format:
 	cargo fmt
 
 ## Measure: the picture path against the fastest crates, the bare loop against HTTP, cached answers, overload, a quiet tenant beside
-## a flood, serving while a model loads, what the log costs and takes, and what keys, limits and shadows cost, and how long a report takes; each side by side in one run (needs LENSGATE_FIXTURES)
+## a flood, serving while a model loads, what the log costs and takes, and what keys, limits, shadows and telemetry cost, and how long a report takes; each side by side in one run (needs LENSGATE_FIXTURES)
 bench: tools
-	cargo bench --locked --no-fail-fast --bench picture --bench throughput --bench cache --bench overload --bench fairness --bench loading --bench log --bench access --bench rollout --bench shadow --bench report
+	cargo bench --locked --no-fail-fast --bench picture --bench throughput --bench cache --bench overload --bench fairness --bench loading --bench log --bench access --bench rollout --bench shadow --bench report --bench telemetry
 
 ## The long form of the faults: outages of 30 s, 20 kills, under load; prints what was answered and what was found
 soak: tools

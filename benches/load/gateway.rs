@@ -30,10 +30,20 @@ impl Gateway {
     /// Starts it over a model store, without cache and without a word in the log but warnings, and waits until its
     /// models are live.
     pub(crate) async fn start(store: &Path) -> Self {
+        let program = Path::new(env!("CARGO_BIN_EXE_lensgate"));
+        Self::start_by(program, store, &[("LENSGATE__CACHE__MAX_BYTES", "0")]).await
+    }
+
+    /// The same of this program, with these variables and a cache.
+    pub(crate) async fn start_by(
+        program: &Path,
+        store: &Path,
+        variables: &[(&str, &str)],
+    ) -> Self {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let data = tempfile::tempdir().expect("a folder");
         let database = format!("sqlite://{}/lensgate.db", data.path().display());
-        let mut process = Command::new(env!("CARGO_BIN_EXE_lensgate"))
+        let mut process = Command::new(program)
             .arg("serve")
             .arg("--config")
             .arg(root.join("tests/data/empty.toml"))
@@ -44,13 +54,14 @@ impl Gateway {
             .env("LENSGATE__BOOTSTRAP__ADMIN_TOKEN", ADMIN_TOKEN)
             .env("LENSGATE__MODEL_STORE__URL", store)
             .env("LENSGATE__MODEL_STORE__TRIALS_FILE", "")
-            .env("LENSGATE__CACHE__MAX_BYTES", "0")
+            .env("LENSGATE__PREDICTIONS__SPOOL", data.path().join("spool"))
             .env("LENSGATE__TELEMETRY__LOG_FORMAT", "json")
             // The one line that tells the port, and what would be wrong.
             .env(
                 "LENSGATE__TELEMETRY__LOG_LEVEL",
                 "warn,lensgate::cli::serve=info",
             )
+            .envs(variables.iter().copied())
             .current_dir(root)
             .stderr(Stdio::piped())
             .spawn()

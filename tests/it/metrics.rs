@@ -227,7 +227,7 @@ async fn a_tenant_goes_with_its_series() {
     let store = TestStore::digits();
     let gateway = TestGateway::start(store.path(), &[]).await;
     let tenant = gateway.tenant("acme").await;
-    let body = json!({"name": "k", "tenant_id": tenant, "limits": {"requests_per_second": 0.001, "burst": 1}});
+    let body = json!({"name": "k", "tenant_id": tenant, "requests_per_second": 0.001, "burst": 1});
     let (_, secret) = gateway.key(body).await;
     let picture = read(root().join("model-store/digits/samples/7_a.png"));
     let mut statuses = Vec::new();

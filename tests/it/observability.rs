@@ -56,8 +56,9 @@ impl Scene {
         let settings = [images.as_str(), "callbacks.allow_private=true"];
         let gateway = TestGateway::start(store.path(), &settings).await;
         let tenant = gateway.tenant("poor").await;
-        let limits = json!({"requests_per_second": 1, "burst": 2, "images_per_day": 30});
-        let key = json!({"name": "k", "tenant_id": tenant, "limits": limits});
+        let key = json!({
+            "name": "k", "tenant_id": tenant, "requests_per_second": 1, "burst": 2, "images_per_day": 30,
+        });
         let (_, poor) = gateway.key(key).await;
         let canary = json!({
             "mode": "canary", "baseline": 1, "candidate": 2, "steps": [50, 100], "step_requests": 1_000_000,
