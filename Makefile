@@ -3,7 +3,7 @@
 
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 
-.PHONY: run build demo test check format bench soak test-tools tools train clean
+.PHONY: run build demo test check format bench soak test-tools test-observability tools train clean
 
 ## Serve the shipped models on 127.0.0.1:8080 (LENSGATE__… variables are obeyed; SIGTERM or Ctrl-C ends it)
 run: build
@@ -43,6 +43,10 @@ soak: tools
 test-tools: tools
 	tools/postgres.sh --fetch
 	cargo test --locked --features parquet --test it store::export
+
+## Dashboards, recording rules and alerts: by docs/metrics.md, Grafana's schema, and promtool's tests
+test-observability:
+	tools/dashboards/test.sh
 
 ## Fetch what the build and the gateway need
 tools:

@@ -13,7 +13,7 @@ use crate::access::{Access, AccessSettings};
 use crate::admin::{self, Admin, AdminError, FirstSecrets, Follower, NewSecrets, Reload};
 use crate::api::admin::AdminPlane;
 use crate::api::listener::{Listener, ListenerConfig, ListenerError, TlsConfig};
-use crate::api::{self, DataPlane};
+use crate::api::{self, DataPlane, Readiness};
 use crate::callbacks::{CallbackError, Outbox};
 use crate::classify::{Classifier, ClassifierConfig, InflightBudget, Recorder};
 use crate::config::{
@@ -28,7 +28,7 @@ use crate::models::{ManagerError, ModelManager};
 use crate::predictions::{Archive, ArchiveError, LogError, PredictionLog, Predictions};
 use crate::store::{self, Store, StoreError};
 use crate::telemetry;
-use crate::telemetry::metrics::{Metrics, MetricsError};
+use crate::telemetry::metrics::{Metrics, Source};
 
 mod models;
 
@@ -61,9 +61,6 @@ pub enum AppError {
     /// Pictures cannot be kept.
     #[error(transparent)]
     Archive(#[from] ArchiveError),
-    /// There are no instruments.
-    #[error(transparent)]
-    Metrics(#[from] MetricsError),
     /// The models cannot be read.
     #[error(transparent)]
     Models(#[from] ManagerError),
@@ -123,10 +120,12 @@ pub(crate) struct Background {
     pub(crate) classifier: Arc<Classifier>,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) metrics: Arc<Metrics>,
 }
 
 /// What the planes are put on.
 struct Core {
+    metrics: Arc<Metrics>,
     store: Arc<dyn Store>,
     access: Arc<Access>,
     predictions: Predictions,
@@ -141,19 +140,22 @@ struct Core {
 
 impl Core {
     /// Opens the database, finds the runtime, starts to load the models.
-    async fn open(config: &Config, edges: &Edges) -> Result<Self, AppError> {
+    async fn open(config: &Config, edges: &Edges, metrics: Arc<Metrics>) -> Result<Self, AppError> {
         let store = open_store(config).await?;
         let new_secrets = admin::fill(&*store, &first_secrets(config), &*edges.clock)
             .await
             .map_err(AppError::First)?;
         let predictions = predictions(config, edges, &store).await?;
-        let access = Access::new(
-            Arc::clone(&edges.clock),
-            &AccessSettings::of(&config.server, &config.limits),
-        );
+        let predictions = predictions.with_metrics(Arc::clone(&metrics));
+        let access = AccessSettings {
+            metrics: Arc::clone(&metrics),
+            ..AccessSettings::of(&config.server, &config.limits)
+        };
+        let access = Access::new(Arc::clone(&edges.clock), &access);
         let (environment, settings) = (edges.environment.clone(), config.clone());
+        let counted = Arc::clone(&metrics);
         // Reading the library takes a while: not on the runtime's threads.
-        let (manager, editor) = blocking(move || models(&settings, &environment)).await?;
+        let (manager, editor) = blocking(move || models(&settings, &environment, counted)).await?;
         let follower = Follower::new(
             Arc::clone(&store),
             Arc::clone(&access),
@@ -167,8 +169,9 @@ impl Core {
         let settings = classifier_config(config, &reloader);
         let recorder = recorder(&predictions);
         let classifier = Arc::new(Classifier::new(manager.catalog(), settings, recorder));
-        let outbox = outbox(config, &store, edges).await?;
+        let outbox = outbox(config, &store, edges, &metrics).await?;
         Ok(Self {
+            metrics,
             store,
             access,
             predictions,
@@ -180,6 +183,34 @@ impl Core {
             outbox,
             new_secrets,
         })
+    }
+
+    /// What carries out what nobody waits for.
+    fn jobs(&self, config: &Config, edges: &Edges) -> Arc<Jobs> {
+        Arc::new(Jobs::new(
+            jobs::Parts {
+                store: Arc::clone(&self.store),
+                classifier: Arc::clone(&self.classifier),
+                outbox: Arc::clone(&self.outbox),
+                quota: Arc::clone(&self.access) as Arc<dyn DayQuota>,
+                clock: Arc::clone(&edges.clock),
+                wording: api::worded,
+                metrics: Arc::clone(&self.metrics),
+            },
+            config.jobs.clone(),
+        ))
+    }
+
+    /// Whoever knows how things stand is asked for metrics.
+    fn ask_for_metrics(&self) {
+        let sources: [Arc<dyn Source>; 3] = [
+            Arc::clone(&self.manager) as _,
+            Arc::clone(&self.access) as _,
+            Arc::clone(&self.classifier) as _,
+        ];
+        for source in &sources {
+            self.metrics.ask(source);
+        }
     }
 }
 
@@ -203,19 +234,11 @@ impl App {
     /// # Errors
     /// When a port cannot be bound, or the database or the model store cannot be used.
     pub async fn build(config: Config, edges: &Edges) -> Result<Self, AppError> {
-        let (listener, private) = bind(&config).await?;
-        let core = Core::open(&config, edges).await?;
-        let jobs = Arc::new(Jobs::new(
-            jobs::Parts {
-                store: Arc::clone(&core.store),
-                classifier: Arc::clone(&core.classifier),
-                outbox: Arc::clone(&core.outbox),
-                quota: Arc::clone(&core.access) as Arc<dyn DayQuota>,
-                clock: Arc::clone(&edges.clock),
-                wording: api::worded,
-            },
-            config.jobs.clone(),
-        ));
+        let metrics = Arc::new(Metrics::default());
+        let (listener, private) = bind(&config, &metrics).await?;
+        let core = Core::open(&config, edges, metrics).await?;
+        core.ask_for_metrics();
+        let jobs = core.jobs(&config, edges);
         let data = DataPlane {
             classifier: Arc::clone(&core.classifier),
             catalog: core.manager.catalog(),
@@ -224,7 +247,11 @@ impl App {
             predictions: core.predictions.clone(),
             jobs: Arc::clone(&jobs),
             clock: Arc::clone(&edges.clock),
-            required_models: ids(&config.server.required_models),
+            readiness: Arc::new(Readiness::new(
+                Arc::clone(&core.classifier),
+                core.manager.catalog(),
+                ids(&config.server.required_models),
+            )),
         };
         let settings = Arc::new(Settings {
             reloader: core.reloader,
@@ -240,10 +267,13 @@ impl App {
             predictions: core.predictions.clone(),
             outbox: Arc::clone(&core.outbox),
             tally: core.classifier.tally(),
-            metrics: Arc::new(Metrics::new()?),
+            metrics: Arc::clone(&core.metrics),
             settings: Arc::clone(&settings) as Arc<dyn Reload>,
             clock: Arc::clone(&edges.clock),
         }));
+        let metrics = core.metrics;
+        metrics.ask(&(Arc::clone(&operations) as Arc<dyn Source>));
+        metrics.ask(&(Arc::clone(&data.readiness) as Arc<dyn Source>));
         let admin = AdminPlane {
             admin: Arc::clone(&operations),
             access: core.access,
@@ -265,6 +295,7 @@ impl App {
                 classifier: core.classifier,
                 store: core.store,
                 clock: Arc::clone(&edges.clock),
+                metrics,
             },
             data: Plane::of(listener, api::data_routes(&data)),
             admin: Plane::of(private, api::admin::routes(&admin)),
@@ -354,18 +385,23 @@ async fn outbox(
     config: &Config,
     store: &Arc<dyn Store>,
     edges: &Edges,
+    metrics: &Arc<Metrics>,
 ) -> Result<Arc<Outbox>, AppError> {
     let (store, clock) = (Arc::clone(store), Arc::clone(&edges.clock));
-    let settings = config.callbacks.clone();
-    let outbox = blocking(move || Outbox::new(store, clock, &settings)).await?;
+    let (settings, metrics) = (config.callbacks.clone(), Arc::clone(metrics));
+    let outbox = blocking(move || Outbox::new(store, clock, &settings, metrics)).await?;
     Ok(Arc::new(outbox?))
 }
 
 /// The sockets of the data plane and of the admin plane, which speaks no TLS.
-async fn bind(config: &Config) -> Result<(Listener, Listener), AppError> {
-    let public = listener_config(&config.server);
+async fn bind(config: &Config, metrics: &Metrics) -> Result<(Listener, Listener), AppError> {
+    let public = ListenerConfig {
+        series: Arc::clone(&metrics.data),
+        ..listener_config(&config.server)
+    };
     let private = ListenerConfig {
         tls: None,
+        series: Arc::clone(&metrics.admin),
         ..listener_config(&config.server)
     };
     Ok((

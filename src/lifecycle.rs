@@ -18,6 +18,7 @@ use crate::domain::feedback::Subject;
 use crate::models::ModelManager;
 use crate::predictions::{FeedbackJoiner, PredictionWriter, Retention};
 use crate::store::Store;
+use crate::telemetry::metrics::Metrics;
 
 /// Serves until the first of `signals`, then ends in order; the second cuts the waiting short. The admin plane and what
 /// follows the store serve until the data plane has ended: operators can watch, and what was used is still told.
@@ -108,6 +109,7 @@ fn begin(
         classifier,
         store,
         clock,
+        metrics,
     } = background;
     tasks.spawn(follower.follow(stop.clone()));
     tasks.spawn(Arc::clone(&operations).announce_versions(stop.clone()));
@@ -122,7 +124,8 @@ fn begin(
     let retention = Retention::new(Arc::clone(&store), Arc::clone(&clock), days);
     tasks.spawn(retention.run(stop.clone()));
     let (labels, by_clock) = (Arc::clone(&store), Arc::clone(&clock));
-    tasks.spawn(join_labels(classifier, labels, by_clock, stop.clone()));
+    let joiner = (labels, by_clock, metrics);
+    tasks.spawn(join_labels(classifier, joiner, stop.clone()));
     if let Some(archive) = predictions.archive() {
         let (archive, store) = (Arc::clone(archive), Arc::clone(&store));
         let stop = stop.clone();
@@ -140,8 +143,7 @@ const SETTLED_YET: Duration = Duration::from_millis(500);
 /// Joins labels that came before their predictions, once it is known which labels the models have, until `stop`.
 async fn join_labels(
     classifier: Arc<Classifier>,
-    store: Arc<dyn Store>,
-    clock: Arc<dyn Clock>,
+    (store, clock, metrics): (Arc<dyn Store>, Arc<dyn Clock>, Arc<Metrics>),
     stop: CancellationToken,
 ) {
     while !classifier.is_settled() {
@@ -154,7 +156,8 @@ async fn join_labels(
         let by = one.answered_by.as_ref()?;
         classifier.has_label(&one.model, by, label)
     };
-    FeedbackJoiner::new(store, clock, is_label).run(stop).await;
+    let joiner = FeedbackJoiner::new(store, clock, is_label).with_metrics(metrics);
+    joiner.run(stop).await;
 }
 
 /// How long the admin plane, the last words to the database and its connections may take.

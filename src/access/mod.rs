@@ -17,6 +17,7 @@ use crate::domain::clock::Clock;
 use crate::domain::secret::SecretHash;
 use crate::domain::tenant::{KeyId, TokenId};
 use crate::store::Changes;
+use crate::telemetry::metrics::{Limit, Metrics, Page, Source, real_size};
 
 mod addresses;
 mod attempts;
@@ -45,6 +46,8 @@ pub struct AccessSettings {
     pub unauthenticated_per_minute: u32,
     /// Addresses and networks of the proxies that are believed.
     pub trusted_proxies: Vec<String>,
+    /// Where it is counted what tenants do.
+    pub metrics: Arc<Metrics>,
 }
 
 impl AccessSettings {
@@ -54,6 +57,7 @@ impl AccessSettings {
         Self {
             unauthenticated_per_minute: limits.unauthenticated_per_minute,
             trusted_proxies: server.trusted_proxies.clone(),
+            metrics: Arc::default(),
         }
     }
 }
@@ -132,7 +136,7 @@ impl Access {
     pub fn new(clock: Arc<dyn Clock>, settings: &AccessSettings) -> Arc<Self> {
         Arc::new(Self {
             clock,
-            roll: Roll::default(),
+            roll: Roll::new(Arc::clone(&settings.metrics)),
             ledger: Ledger::default(),
             attempts: Attempts::new(settings.unauthenticated_per_minute),
             proxies: Proxies::new(&settings.trusted_proxies),
@@ -302,8 +306,14 @@ impl Access {
         let times = principal.meter().over_limit(now);
         if principal.limits().mode == LimitMode::Enforce {
             self.counters.refused.fetch_add(1, Ordering::Relaxed);
-            return Err(error());
+            let error = error();
+            principal.series().limited(match error {
+                AccessError::QuotaExceeded { .. } => Limit::Quota,
+                _ => Limit::Rate,
+            });
+            return Err(error);
         }
+        principal.series().limited(Limit::Observed);
         self.counters.observed.fetch_add(1, Ordering::Relaxed);
         if let Some(times) = times {
             tracing::warn!(
@@ -370,6 +380,24 @@ impl Access {
             last_at: meter.seen.last_at(),
             over_limit: meter.times_over_limit(),
         }
+    }
+}
+
+impl Source for Access {
+    fn tell(&self, page: &mut Page) {
+        let counts = self.counts();
+        page.gauge(
+            "lensgate_keys",
+            "API keys in force.",
+            &[],
+            real_size(counts.keys),
+        );
+        page.counter(
+            "lensgate_unauthenticated_total",
+            "Requests without valid credentials.",
+            &[],
+            counts.unauthenticated,
+        );
     }
 }
 

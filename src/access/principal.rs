@@ -13,6 +13,7 @@ use crate::domain::ids::ModelId;
 use crate::domain::operator::{AdminToken, Role};
 use crate::domain::secret::SecretHash;
 use crate::domain::tenant::{KeyId, TenantId, TokenId};
+use crate::telemetry::metrics::TenantSeries;
 
 /// The holder of a key, on the terms that were in force when it asked. Cheap to clone.
 #[derive(Clone)]
@@ -25,6 +26,7 @@ pub struct Principal {
 pub(super) struct KnownTenant {
     pub(super) id: TenantId,
     pub(super) text: Arc<str>,
+    pub(super) series: Arc<TenantSeries>,
 }
 
 /// A key as it is in force.
@@ -163,6 +165,12 @@ impl Principal {
     #[must_use]
     pub fn tenant_text(&self) -> &Arc<str> {
         &self.key.tenant.text
+    }
+
+    /// Where it is counted what the tenant does.
+    #[must_use]
+    pub fn series(&self) -> &Arc<TenantSeries> {
+        &self.key.tenant.series
     }
 
     /// How much the key may do.

@@ -14,14 +14,15 @@ use crate::domain::operator::AdminToken;
 use crate::domain::secret::SecretHash;
 use crate::domain::tenant::{KeyId, TenantId, TokenId};
 use crate::store::Changes;
+use crate::telemetry::metrics::Metrics;
 
 /// Keys and tokens.
-#[derive(Default)]
 pub(super) struct Roll {
     keys: DashMap<SecretHash, Arc<KnownKey>>,
     tokens: DashMap<SecretHash, Arc<KnownToken>>,
     /// The same by their ids, for who writes. Held while changes are applied.
     book: Mutex<Book>,
+    metrics: Arc<Metrics>,
 }
 
 #[derive(Default)]
@@ -35,6 +36,16 @@ struct Book {
 }
 
 impl Roll {
+    /// Nobody yet.
+    pub(super) fn new(metrics: Arc<Metrics>) -> Self {
+        Self {
+            keys: DashMap::new(),
+            tokens: DashMap::new(),
+            book: Mutex::default(),
+            metrics,
+        }
+    }
+
     pub(super) fn key(&self, hash: &SecretHash) -> Option<Arc<KnownKey>> {
         self.keys.get(hash).map(|key| Arc::clone(&key))
     }
@@ -88,12 +99,15 @@ impl Roll {
         }
         book.revision = changes.revision;
         for tenant in &changes.tenants {
-            book.tenants.entry(tenant.id).or_insert_with(|| {
+            let known = book.tenants.entry(tenant.id).or_insert_with(|| {
+                let text: Arc<str> = tenant.id.to_string().into();
                 Arc::new(KnownTenant {
                     id: tenant.id,
-                    text: tenant.id.to_string().into(),
+                    series: self.metrics.tenant(&text),
+                    text,
                 })
             });
+            known.series.rename(&tenant.name);
         }
         for id in &changes.tenants_gone {
             self.remove_tenant(&mut book, *id);

@@ -50,7 +50,7 @@ pub use keys::{KeyPatch, NewKey, create_key};
 pub use models::{ModelPatch, NewModel, mark_of_model, mark_of_version};
 pub use report::ReportTimes;
 pub use rollouts::mark_of_rollout;
-pub use status::{GatewayStatus, Reload, StoreStatus};
+pub use status::{Degraded, GatewayStatus, Reason, Reload, StoreStatus};
 pub use tenants::{NewTenant, TenantPatch};
 pub use tokens::NewToken;
 pub use uploads::{Incoming, IncomingPart, Uploaded};
@@ -73,6 +73,7 @@ pub struct Admin {
     tally: Arc<Tally>,
     metrics: Arc<Metrics>,
     looks: metrics::LastLooks,
+    losses: std::sync::Mutex<status::Losses>,
     /// This replica, where one of several decides.
     replica: Uuid,
     settings: Arc<dyn Reload>,
@@ -122,6 +123,7 @@ impl Admin {
             tally: parts.tally,
             metrics: parts.metrics,
             looks: metrics::LastLooks::default(),
+            losses: std::sync::Mutex::default(),
             replica: Uuid::now_v7(),
             settings: parts.settings,
             started_at: parts.clock.now(),

@@ -1,14 +1,14 @@
 //! How the gateway is: what serves, what does not and why, and whether the store answers.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::json;
 
 use super::actor::Deed;
 use super::{Actor, Admin, AdminError};
 use crate::config::{ConfigError, Reloaded};
-use crate::models::VersionState;
+use crate::models::{ModelEntry, VersionState};
 use crate::predictions::{ArchiveStatus, LogStatus};
 
 /// How the gateway is.
@@ -28,8 +28,91 @@ pub struct GatewayStatus {
     pub models: usize,
     /// Versions by state, in the order of [`VersionState`].
     pub versions: Vec<(&'static str, usize)>,
-    /// What is wrong, in words an operator can act on; empty where all is well.
-    pub degraded: Vec<String>,
+    /// What is wrong; empty where all is well.
+    pub degraded: Vec<Degraded>,
+}
+
+/// Something that is wrong and does not stop the gateway from serving.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Degraded {
+    /// Which of the things that can be wrong.
+    pub reason: Reason,
+    /// In words an operator can act on.
+    pub detail: String,
+}
+
+/// What can be wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// The database does not answer.
+    StoreAway,
+    /// Predictions wait for the database.
+    LogWaiting,
+    /// More than half of the spool is full.
+    LogFilling,
+    /// Predictions cannot be written: answers go out unlogged.
+    LogFailing,
+    /// Predictions were lost in the last minutes.
+    LogLost,
+    /// The archive takes no pictures.
+    ArchiveAway,
+    /// A version cannot be served.
+    VersionFailed,
+}
+
+impl Reason {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::StoreAway,
+        Self::LogWaiting,
+        Self::LogFilling,
+        Self::LogFailing,
+        Self::LogLost,
+        Self::ArchiveAway,
+        Self::VersionFailed,
+    ];
+
+    /// The name that programs compare.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::StoreAway => "store_away",
+            Self::LogWaiting => "log_waiting",
+            Self::LogFilling => "log_filling",
+            Self::LogFailing => "log_failing",
+            Self::LogLost => "log_lost",
+            Self::ArchiveAway => "archive_away",
+            Self::VersionFailed => "version_failed",
+        }
+    }
+
+    fn with(self, detail: String) -> Degraded {
+        Degraded {
+            reason: self,
+            detail,
+        }
+    }
+}
+
+/// How long it is told that predictions were lost.
+const LOSS_IS_TOLD: TimeDelta = TimeDelta::minutes(10);
+
+/// What was known of lost predictions when it was last looked.
+#[derive(Debug, Default)]
+pub(super) struct Losses {
+    lost: u64,
+    last_at: Option<DateTime<Utc>>,
+}
+
+impl Losses {
+    /// How many were lost, where there were any in the last minutes.
+    fn recent(&mut self, lost: u64, now: DateTime<Utc>) -> Option<u64> {
+        if lost > self.lost {
+            (self.lost, self.last_at) = (lost, Some(now));
+        }
+        let is_recent = self.last_at.is_some_and(|at| now - at < LOSS_IS_TOLD);
+        is_recent.then_some(lost)
+    }
 }
 
 /// How the store is.
@@ -74,34 +157,23 @@ impl Admin {
             models.flat_map(|model| model.versions.values())
         };
         let count = |state: VersionState| all().filter(|entry| entry.state == state).count();
+        let log = self.predictions.log().map(|log| log.status());
+        let archive = self.predictions.archive().map(|archive| archive.status());
         let mut degraded = Vec::new();
         if let Some(since) = contact.away_since {
             let since = since.to_rfc3339();
-            degraded.push(format!(
+            degraded.push(Reason::StoreAway.with(format!(
                 "the database has not answered since {since}: keys, limits and models stay as they were then"
-            ));
+            )));
         }
-        let log = self.predictions.log().map(|log| log.status());
-        degraded.extend(log.iter().flat_map(wrong_with));
-        let archive = self.predictions.archive().map(|archive| archive.status());
+        if let Some(log) = &log {
+            degraded.extend(wrong_with(log));
+            let losses = self.losses.lock();
+            let mut losses = losses.unwrap_or_else(PoisonError::into_inner);
+            degraded.extend(losses.recent(log.lost, now).map(lost));
+        }
         degraded.extend(archive.as_ref().and_then(wrong_with_archive));
-        for model in catalog.models.values() {
-            for (number, entry) in &model.versions {
-                let failed = entry.state == VersionState::Failed;
-                let pending = entry.pending.as_ref();
-                let pending = pending.filter(|pending| pending.state == VersionState::Failed);
-                let reason = match pending {
-                    Some(pending) => pending.reason.as_deref(),
-                    None if failed => entry.reason.as_deref(),
-                    None => continue,
-                };
-                degraded.push(format!(
-                    "models/{}/versions/{number} failed: {}",
-                    model.id,
-                    reason.unwrap_or("no reason is known")
-                ));
-            }
-        }
+        degraded.extend(catalog.models.values().flat_map(|model| failures(model)));
         GatewayStatus {
             started_at: self.started_at,
             uptime_s: (now - self.started_at).num_seconds(),
@@ -147,27 +219,60 @@ impl Admin {
     }
 }
 
-/// What is wrong with the prediction log, in words an operator can act on.
-fn wrong_with(log: &LogStatus) -> Vec<String> {
+/// What is wrong with the prediction log.
+fn wrong_with(log: &LogStatus) -> Vec<Degraded> {
     let mut wrong = Vec::new();
     if let Some(reason) = &log.trouble {
-        wrong.push(format!(
+        wrong.push(Reason::LogFailing.with(format!(
             "the prediction spool cannot be written, answers go out unlogged: {reason}"
-        ));
+        )));
     }
     if log.away.is_some() {
-        wrong.push(format!(
+        wrong.push(Reason::LogWaiting.with(format!(
             "the database does not take predictions: {} bytes of them wait in the spool",
             log.waiting_bytes
-        ));
+        )));
+    }
+    if log.waiting_bytes > log.limit_bytes / 2 {
+        wrong.push(Reason::LogFilling.with(format!(
+            "the prediction spool holds {} of {} bytes: when it is full, the oldest predictions are lost",
+            log.waiting_bytes, log.limit_bytes
+        )));
     }
     wrong
 }
 
+fn lost(count: u64) -> Degraded {
+    Reason::LogLost.with(format!(
+        "{count} predictions were lost since the start, the last of them a few minutes ago, as the spool was full"
+    ))
+}
+
+/// The versions of a model that cannot be served.
+fn failures(model: &ModelEntry) -> Vec<Degraded> {
+    let mut failures = Vec::new();
+    for (number, entry) in &model.versions {
+        let failed = entry.state == VersionState::Failed;
+        let pending = entry.pending.as_ref();
+        let pending = pending.filter(|pending| pending.state == VersionState::Failed);
+        let reason = match pending {
+            Some(pending) => pending.reason.as_deref(),
+            None if failed => entry.reason.as_deref(),
+            None => continue,
+        };
+        failures.push(Reason::VersionFailed.with(format!(
+            "models/{}/versions/{number} failed: {}",
+            model.id,
+            reason.unwrap_or("no reason is known")
+        )));
+    }
+    failures
+}
+
 /// What is wrong with the archive of pictures.
-fn wrong_with_archive(archive: &ArchiveStatus) -> Option<String> {
+fn wrong_with_archive(archive: &ArchiveStatus) -> Option<Degraded> {
     let since = archive.away_since?.to_rfc3339();
-    Some(format!(
+    Some(Reason::ArchiveAway.with(format!(
         "{} since {since}: {} pictures wait, {} were not kept",
         archive
             .trouble
@@ -175,5 +280,44 @@ fn wrong_with_archive(archive: &ArchiveStatus) -> Option<String> {
             .unwrap_or("the archive of pictures takes none"),
         archive.waiting,
         archive.dropped_full + archive.dropped_failed
-    ))
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn losses_are_told_for_a_while() {
+        let now = DateTime::from_timestamp(1_790_000_000, 0).expect("a time");
+        let mut losses = Losses::default();
+        assert_eq!(losses.recent(0, now), None);
+        assert_eq!(losses.recent(3, now), Some(3));
+        let later = now + LOSS_IS_TOLD - TimeDelta::seconds(1);
+        assert_eq!(losses.recent(3, later), Some(3));
+        assert_eq!(losses.recent(3, now + LOSS_IS_TOLD), None);
+        assert_eq!(losses.recent(4, now + LOSS_IS_TOLD), Some(4));
+    }
+
+    #[test]
+    fn what_is_wrong_with_the_log_is_told_by_name() {
+        let reasons = |log: &LogStatus| -> Vec<&str> {
+            let wrong = wrong_with(log).into_iter();
+            wrong.map(|one| one.reason.as_str()).collect()
+        };
+        let well = LogStatus {
+            waiting_bytes: 50,
+            limit_bytes: 100,
+            ..LogStatus::default()
+        };
+        assert!(reasons(&well).is_empty());
+        let wrong = LogStatus {
+            waiting_bytes: 51,
+            trouble: Some("no space".to_owned()),
+            away: Some("gone".to_owned()),
+            ..well
+        };
+        let all = ["log_failing", "log_waiting", "log_filling"];
+        assert_eq!(reasons(&wrong), all);
+    }
 }

@@ -8,9 +8,7 @@ use std::sync::Arc;
 
 use poem::endpoint::BoxEndpoint;
 use poem::http::{Method, Version, header};
-use poem::{
-    Endpoint, EndpointExt as _, PathPattern, Request, Response, Route, endpoint::make_sync,
-};
+use poem::{Endpoint, EndpointExt as _, Request, Response, Route, endpoint::make_sync};
 use poem_openapi::registry::{MetaApi, Registry};
 use poem_openapi::{OpenApi, OpenApiService};
 
@@ -19,24 +17,23 @@ use crate::classify::Classifier;
 use crate::config::{LimitsConfig, Live};
 use crate::domain::clock::Clock;
 use crate::domain::error::ErrorKind;
-use crate::domain::ids::ModelId;
 use crate::jobs::Jobs;
 use crate::models::CatalogHandle;
 use crate::predictions::Predictions;
 use crate::telemetry::trace;
 
 pub mod admin;
-mod allow;
 pub mod data;
 mod json;
 pub mod listener;
 pub mod problem;
+mod routes;
 mod schema;
 mod security;
 mod standing;
 
-use allow::AllowTable;
 use problem::ApiError;
+use routes::RouteTable;
 use security::Slot;
 
 /// What the data plane needs.
@@ -56,11 +53,11 @@ pub struct DataPlane {
     pub jobs: Arc<Jobs>,
     /// The time.
     pub clock: Arc<dyn Clock>,
-    /// Models without which the gateway is not ready.
-    pub required_models: Vec<ModelId>,
+    /// Whether it should get traffic.
+    pub readiness: Arc<Readiness>,
 }
 
-pub use data::worded;
+pub use data::{Readiness, worded};
 
 /// The HTTP status of a failure.
 #[must_use]
@@ -147,7 +144,7 @@ fn plane_routes<A: OpenApi + 'static>(
 ) -> BoxEndpoint<'static, Response> {
     let access = Arc::clone(access);
     let document = service.spec();
-    let allow = Arc::new(AllowTable::of(&document));
+    let table = Arc::new(RouteTable::of(&document));
     let docs = static_page("text/html; charset=utf-8", service.swagger_ui_html());
     Route::new()
         .nest("/", service)
@@ -157,9 +154,9 @@ fn plane_routes<A: OpenApi + 'static>(
             poem::get(static_page("application/json", document)),
         )
         .around(move |endpoint, mut request| {
-            let allow = Arc::clone(&allow);
+            let table = Arc::clone(&table);
             let slot = Slot::open(&mut request, &access);
-            async move { answer(&*endpoint, request, &allow, &slot).await }
+            async move { answer(&*endpoint, request, &table, &slot).await }
         })
         .boxed()
 }
@@ -169,7 +166,7 @@ fn plane_routes<A: OpenApi + 'static>(
 async fn answer<E>(
     endpoint: &E,
     request: Request,
-    allow: &AllowTable,
+    table: &RouteTable,
     slot: &Slot,
 ) -> poem::Result<Response>
 where
@@ -178,20 +175,21 @@ where
     let id = listener::RequestId::of(&request);
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
+    let route = table.find(&path);
+    if let Some(route) = route {
+        listener::RouteName::note(&request, &route.template);
+        trace::route(&route.template);
+    }
     let outcome = match refuse_head(&request) {
         None => endpoint.call(request).await,
         Some(refusal) => Err(refusal.into()),
     };
     let mut response = match outcome {
-        Ok(response) => {
-            note_route(response.data());
-            response
-        }
+        Ok(response) => response,
         Err(error) => {
-            note_route(error.data());
             let mut response = problem::response(error, id);
             if response.status() == poem::http::StatusCode::METHOD_NOT_ALLOWED {
-                let methods = allow.methods(&path);
+                let methods = route.map_or("", |route| &route.methods);
                 if let Ok(value) = methods.parse() {
                     response.headers_mut().insert(header::ALLOW, value);
                 }
@@ -208,13 +206,6 @@ where
         "answered"
     );
     Ok(response)
-}
-
-/// Tells the trace which route was taken.
-fn note_route(pattern: Option<&PathPattern>) {
-    if let Some(PathPattern(pattern)) = pattern {
-        trace::route(pattern);
-    }
 }
 
 /// What is wrong with a request's head, whatever its route.

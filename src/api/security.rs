@@ -20,6 +20,7 @@ use crate::domain::api_key::Scope;
 use crate::domain::error::ErrorKind;
 use crate::domain::ids::ModelId;
 use crate::domain::tenant::{KeyId, TenantId};
+use crate::telemetry::metrics::TenantSeries;
 use crate::telemetry::trace;
 
 /// The other header that a key may come in.
@@ -97,6 +98,11 @@ impl<R> Authorized<R> {
     /// Whose flow and whose kept results: the tenant's id as text.
     pub(super) fn tenant(&self) -> &Arc<str> {
         self.principal.tenant_text()
+    }
+
+    /// Where it is counted what the tenant does.
+    pub(super) fn series(&self) -> &Arc<TenantSeries> {
+        self.principal.series()
     }
 
     /// The tenant's id.

@@ -12,6 +12,7 @@ use crate::model_store::{FolderStore, StoreEditor};
 use crate::models::{
     Backends, Loader, LoaderConfig, ModelManager, NoticeConfig, Passed, Trial, TrialConfig,
 };
+use crate::telemetry::metrics::Metrics;
 
 /// The backends that this machine has; says once, plainly, when ONNX Runtime is not among them.
 #[must_use]
@@ -72,20 +73,21 @@ pub fn model_store(config: &Config) -> FolderStore {
 pub(super) fn models(
     config: &Config,
     environment: &Environment,
+    metrics: Arc<Metrics>,
 ) -> (Arc<ModelManager>, StoreEditor) {
     let quiet = Duration::from_millis(config.model_store.quiet_ms);
     let folder = model_store(config).quiet(quiet);
     let editor = StoreEditor::new(folder.clone());
     editor.sweep();
     let backends = backends(config, environment);
-    let manager = manager(config, environment, backends, folder);
+    let manager = manager(config, environment, (backends, metrics), folder);
     (manager, editor)
 }
 
 fn manager(
     config: &Config,
     environment: &Environment,
-    backends: Backends,
+    (backends, metrics): (Backends, Arc<Metrics>),
     store: FolderStore,
 ) -> Arc<ModelManager> {
     let settings = &config.model_store;
@@ -94,7 +96,7 @@ fn manager(
         scan_every: settings.scan_every(),
     };
     let trial = trial(config, environment, &backends);
-    let loader = loader(config, backends);
+    let loader = loader(config, backends).with_metrics(metrics);
     let loader = match trial {
         Some(trial) => loader.with_trial(trial),
         None => loader,

@@ -22,6 +22,7 @@ use crate::config::CallbacksConfig;
 use crate::domain::callback::{Attempt, CallbackSecret};
 use crate::domain::clock::Clock;
 use crate::store::{AfterAttempt, Lease, LeasedDelivery, Store, StoreError};
+use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace::{self, Work};
 
 /// How often the outbox is looked at although nobody asks for it.
@@ -59,6 +60,7 @@ pub struct Outbox {
     keep_finished: TimeDelta,
     /// This replica, until it ends.
     owner: Uuid,
+    metrics: Arc<Metrics>,
     wake: Notify,
 }
 
@@ -79,6 +81,7 @@ impl Outbox {
         store: Arc<dyn Store>,
         clock: Arc<dyn Clock>,
         config: &CallbacksConfig,
+        metrics: Arc<Metrics>,
     ) -> Result<Self, CallbackError> {
         let attempt = config.connect_timeout.get() + config.timeout.get();
         Ok(Self {
@@ -91,6 +94,7 @@ impl Outbox {
             lease: TimeDelta::from_std(attempt + TO_RECORD).unwrap_or_default(),
             keep_finished: TimeDelta::from_std(config.keep_finished.get()).unwrap_or_default(),
             owner: Uuid::now_v7(),
+            metrics,
             wake: Notify::new(),
         })
     }
@@ -200,6 +204,13 @@ impl Outbox {
             error: sent.error,
             duration_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
         };
+        let counts = &self.metrics.callbacks;
+        counts.attempts.took(began.elapsed());
+        match after {
+            AfterAttempt::Delivered => counts.delivered.one(),
+            AfterAttempt::Again(_) => counts.retried.one(),
+            AfterAttempt::Dead | AfterAttempt::Gone => counts.given_up.one(),
+        }
         if matches!(after, AfterAttempt::Dead | AfterAttempt::Gone) {
             tracing::warn!(
                 id = %what.id,

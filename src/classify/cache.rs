@@ -97,6 +97,12 @@ impl ResultCache {
         })
     }
 
+    /// What it keeps: bytes, bytes that may be, entries.
+    pub(super) fn size(&self) -> (u64, u64, u64) {
+        let (bytes, entries) = (self.entries.weighted_size(), self.entries.entry_count());
+        (bytes, self.max_bytes, entries)
+    }
+
     /// The scores of `key`, where they are kept.
     pub(super) async fn find(&self, key: &Key) -> Option<Hit> {
         let entry = self.entries.get(key).await?;

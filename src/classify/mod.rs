@@ -17,12 +17,14 @@ use crate::domain::rollout::{ArmName, CanaryPlace, Rollout, StickyBy};
 use crate::engine::Timings;
 use crate::models::{Catalog, CatalogHandle, LoadedVersion, ModelEntry};
 use crate::predictions::Tally;
+use crate::telemetry::metrics::TenantSeries;
 use crate::telemetry::trace;
 use crate::vision;
 
 mod arms;
 mod budget;
 mod cache;
+mod counting;
 mod error;
 mod flights;
 mod recorder;
@@ -33,6 +35,7 @@ mod steps;
 use arms::{Watch, arm_outcome};
 pub use budget::{InflightBudget, Reservation};
 use cache::Shape;
+use counting::Place;
 pub use error::ClassifyError;
 pub use recorder::Recorder;
 use scores::{Scores, digest_of};
@@ -195,6 +198,8 @@ pub struct Caller {
     pub asked: Option<Arc<Asked>>,
     /// The hash of the header's value that stays with its version, where the model's rollout names one.
     pub unit: Option<Arc<str>>,
+    /// Where it is counted what becomes of its tenant's pictures.
+    pub series: Option<Arc<TenantSeries>>,
     /// Whether it comes again with a picture that could not be classified for reasons that pass: these are not remembered.
     pub comes_again: bool,
 }
@@ -289,6 +294,10 @@ pub struct Classification {
     /// Where this caller's time went inside the engine: nowhere if the answer was kept, and into waiting alone if it
     /// was worked out for somebody else.
     pub timings: Timings,
+    /// The part of its `prepare` that was decoding.
+    pub decode: Duration,
+    /// From the output to the answer.
+    pub postprocess: Duration,
     /// What the result cache had to do with it.
     pub cache: CacheUse,
     /// What the picture's header said.
@@ -509,6 +518,7 @@ impl Classifier {
             .as_ref()
             .ok()
             .and_then(|choice| Shadowed::of(route, choice, &picture, digest, caller));
+        let counted = choice.as_ref().ok().map(Place::of);
         let entry = recorder.map(|(recorder, asked)| {
             (
                 recorder,
@@ -527,6 +537,7 @@ impl Classifier {
         }
         let comes_again = caller.comes_again && outcome.as_ref().is_err_and(ClassifyError::passes);
         if !comes_again {
+            counting::count(counted.as_ref(), route, &outcome, caller);
             if let Some((recorder, entry)) = entry {
                 let _step = trace::step("record");
                 recorder.end(entry, &outcome, caller.since).await;
@@ -545,6 +556,7 @@ impl Classifier {
 
     /// A picture of a request that came so far, but will not be classified, is recorded.
     pub async fn refuse(&self, route: &Route, caller: &Caller, index: u32, kind: ErrorKind) {
+        counting::count_failure(None, route, kind, caller);
         if let Some((recorder, asked)) = self.recorder.as_ref().zip(caller.asked.as_ref()) {
             recorder
                 .refuse(asked, route, index, kind, caller.since)
@@ -595,6 +607,8 @@ impl Classifier {
             best,
             classes,
             timings: scored.timings,
+            decode: scored.decode,
+            postprocess: scored.activation + began.elapsed(),
             cache: scored.cache,
             shape: scored.shape,
         })

@@ -68,6 +68,11 @@ pub(super) struct Scores {
 }
 
 impl Scores {
+    /// What is kept: bytes, bytes that may be, entries.
+    pub(super) fn kept(&self) -> (u64, u64, u64) {
+        self.cache.as_ref().map_or((0, 0, 0), ResultCache::size)
+    }
+
     pub(super) fn new(
         cache: &CacheConfig,
         limits: Live<LimitsConfig>,

@@ -22,6 +22,7 @@ use crate::domain::prediction::{Asked, time_of};
 use crate::domain::rollout::{ArmName, CanaryPlace, Disagreement, Pair, is_sampled};
 use crate::models::LoadedVersion;
 use crate::predictions::{Heard, Tally};
+use crate::telemetry::metrics::{ShadowResult, VersionSeries};
 use crate::vision;
 
 /// Pictures that wait for a shadow, or are in its hands.
@@ -56,6 +57,8 @@ pub(super) struct Shadowed {
     _reservation: Arc<Reservation>,
     digest: Option<Digest>,
     asked: Arc<Asked>,
+    /// Of the version that answers.
+    series: Arc<VersionSeries>,
 }
 
 /// A version that is asked beside the one that answers.
@@ -93,6 +96,7 @@ impl Shadowed {
             _reservation: Arc::clone(&picture.reservation),
             digest,
             asked: Arc::clone(asked),
+            series: Arc::clone(&choice.version.series),
         })
     }
 }
@@ -130,6 +134,8 @@ impl Shadows {
                 shadow: listener.version.number,
             };
             let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+                let shadow = pair.shadow.get();
+                shadowed.series.compared(shadow, ShadowResult::Dropped);
                 self.tally.heard(pair, listener.place, Heard::Nothing, at);
                 continue;
             };
@@ -150,6 +156,7 @@ impl Shadows {
         let (asked, index) = (Arc::clone(&run.shadowed.asked), run.shadowed.index);
         let at = time_of(asked.request_id);
         let (pair, place, best) = (run.pair.clone(), run.listener.place, run.best.clone());
+        let series = Arc::clone(&run.shadowed.series);
         let heard = match self.ask(run).await {
             Ok((class, _)) if class.class == best.class => Heard::Agrees,
             Ok((class, picture)) => Heard::Disagrees(Disagreement {
@@ -166,6 +173,12 @@ impl Shadows {
                 Heard::Nothing
             }
         };
+        let result = match &heard {
+            Heard::Agrees => ShadowResult::Agreed,
+            Heard::Disagrees(_) => ShadowResult::Disagreed,
+            Heard::Nothing => ShadowResult::Failed,
+        };
+        series.compared(pair.shadow.get(), result);
         self.tally.heard(pair, place, heard, at);
     }
 

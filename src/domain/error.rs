@@ -107,6 +107,21 @@ impl ErrorKind {
         Self::ALL.into_iter().find(|kind| kind.code() == code)
     }
 
+    /// Whether it is ours and not the caller's: what it asked for was right.
+    #[must_use]
+    pub fn is_ours(self) -> bool {
+        matches!(
+            self,
+            Self::Internal
+                | Self::Overloaded
+                | Self::ModelUnavailable
+                | Self::StoreUnavailable
+                | Self::Draining
+                | Self::DeadlineExceeded
+                | Self::StorageFull
+        )
+    }
+
     /// The stable name that programs compare, e.g. `model_not_found`.
     #[must_use]
     pub fn code(self) -> &'static str {

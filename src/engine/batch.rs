@@ -290,6 +290,7 @@ impl BatchInstance {
     /// Works until nothing is prepared any more.
     pub(super) fn work(&self) {
         while let Some((permit, batch)) = self.line.take() {
+            let _busy = self.graph.series.at_work();
             self.execute(batch);
             drop(permit);
         }
@@ -301,6 +302,7 @@ impl BatchInstance {
         if let Some(rows) = self.run_together(&batch) {
             let run = (started.elapsed(), batch.len());
             let context = traced.as_ref().map(trace::Batch::context);
+            self.graph.series.ran(batch.len());
             for (ready, row) in batch.into_iter().zip(rows) {
                 ready.answer(Ok(row), started, run, context);
             }
@@ -314,6 +316,7 @@ impl BatchInstance {
             if let Some(ready) = ready.alive(started) {
                 let outcome = self.graph.run(&ready.tensor);
                 let run = (started.elapsed(), 1);
+                self.graph.series.ran(1);
                 ready.answer(outcome, started, run, None);
             }
         }

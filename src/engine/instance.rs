@@ -10,6 +10,7 @@ use super::queue::{Queue, Waiting};
 use super::{Done, EngineError, Job, Priority, Timings};
 use crate::backend::{BackendError, Session};
 use crate::domain::tensor::Tensor;
+use crate::telemetry::metrics::VersionSeries;
 
 /// A graph and the ends of it that are used; runs never panic.
 pub(super) struct Graph {
@@ -18,6 +19,8 @@ pub(super) struct Graph {
     pub(super) output: String,
     /// The version's, for people.
     pub(super) name: String,
+    /// Where its runs are counted.
+    pub(super) series: Arc<VersionSeries>,
 }
 
 /// What an instance needs.
@@ -52,6 +55,7 @@ impl Instance {
     /// Works until the queue is closed and empty.
     pub(super) fn work(&self) {
         while let Some((mut permit, waiting)) = self.queue.take() {
+            let _busy = self.graph.series.at_work();
             self.execute(waiting, &mut permit);
         }
     }
@@ -73,6 +77,7 @@ impl Instance {
                 return Err(EngineError::DeadlineExceeded);
             }
             let output = self.run(&tensor, priority, permit)?;
+            self.graph.series.ran(1);
             let timings = Timings {
                 since: Some(since),
                 queue: started - since,

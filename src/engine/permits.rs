@@ -118,6 +118,18 @@ impl RunPermits {
         }
     }
 
+    /// Cores that runs share.
+    #[must_use]
+    pub fn total(&self) -> usize {
+        self.total
+    }
+
+    /// Of these, given to runs now.
+    #[must_use]
+    pub fn given(&self) -> usize {
+        self.total - self.state().free.min(self.total)
+    }
+
     /// How many wait.
     #[cfg(test)]
     pub(super) fn waiting(&self) -> usize {

@@ -296,6 +296,11 @@ impl Queue {
         self.arrived.notify_all();
     }
 
+    /// How many jobs may wait.
+    pub(super) fn room(&self) -> usize {
+        self.bounds.jobs
+    }
+
     /// How many jobs wait.
     pub(super) fn len(&self) -> usize {
         self.state().waiting()

@@ -10,6 +10,7 @@ use super::lone::Wide;
 use super::queue::{Bounds, Queue};
 use super::{EngineError, Job, RunPermits};
 use crate::backend::Session;
+use crate::telemetry::metrics::VersionSeries;
 
 /// How a version executes.
 #[derive(Clone, Debug)]
@@ -30,6 +31,8 @@ pub struct SchedulerConfig {
     pub threads: usize,
     /// Set where pictures are prepared apart and run in batches; else each instance does a picture from end to end.
     pub batch: Option<BatchConfig>,
+    /// Where its runs are counted.
+    pub series: Arc<VersionSeries>,
 }
 
 /// How a version's batches are made.
@@ -47,6 +50,7 @@ pub struct BatchConfig {
 /// once the queue is empty; [`Scheduler::stop`] also waits for them. The sessions go with the last thread.
 pub struct Scheduler {
     queue: Arc<Queue>,
+    instances: usize,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -67,6 +71,7 @@ impl Scheduler {
             input: config.input.clone(),
             output: config.output.clone(),
             name: config.name.clone(),
+            series: Arc::clone(&config.series),
         });
         let preparers = config.batch.map(|batch| batch.preparers.max(1));
         let bounds = Bounds {
@@ -79,6 +84,7 @@ impl Scheduler {
         // Dropping `scheduler` on an error below closes the queue: threads already started end.
         let scheduler = Self {
             queue: Arc::new(Queue::new(bounds, permits, weight)),
+            instances: config.instances.max(1),
             threads: Mutex::default(),
         };
         match config.batch {
@@ -153,6 +159,18 @@ impl Scheduler {
         self.queue.len()
     }
 
+    /// How many jobs may wait.
+    #[must_use]
+    pub fn max_waiting(&self) -> usize {
+        self.queue.room()
+    }
+
+    /// Threads that execute side by side.
+    #[must_use]
+    pub fn instances(&self) -> usize {
+        self.instances
+    }
+
     /// Takes no more work; what waits is still done. Returns at once.
     pub fn close(&self) {
         self.queue.close();
@@ -195,6 +213,7 @@ mod tests {
             output: "y".to_owned(),
             threads: 1,
             batch: None,
+            series: Arc::default(),
         }
     }
 

@@ -20,6 +20,7 @@ use crate::domain::clock::Clock;
 use crate::domain::error::ErrorKind;
 use crate::domain::tenant::KeyId;
 use crate::store::{Store, StoreError};
+use crate::telemetry::metrics::Metrics;
 
 mod lease;
 mod read;
@@ -68,6 +69,8 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     /// How results are worded.
     pub wording: Wording,
+    /// Where it is counted what becomes of them.
+    pub metrics: Arc<Metrics>,
 }
 
 /// Classifications that nobody waits for.

@@ -80,6 +80,7 @@ impl Jobs {
         last: CancellationToken,
     ) {
         let id = taken.job.asked.request_id;
+        let _in_hand = self.parts.metrics.jobs.in_hand();
         let mut run = match Run::of(self, taken, lease) {
             Ok(run) => run,
             Err(error) => {
@@ -113,12 +114,13 @@ impl<'a> Run<'a> {
         let tenant: Arc<str> = job.asked.tenant.to_string().into();
         let caller = Caller {
             name: Arc::clone(&tenant),
-            tenant: Some(tenant),
+            tenant: Some(Arc::clone(&tenant)),
             reuse: terms.reuse(),
             deadline: None,
             since: arrival(job, jobs.parts.clock.now()),
             asked: Some(Arc::new(job.asked.clone())),
             unit: terms.unit.as_deref().map(Arc::from),
+            series: Some(jobs.parts.metrics.tenant(&tenant)),
             comes_again: true,
         };
         trace::tenant(&caller.name);
@@ -304,6 +306,7 @@ impl<'a> Run<'a> {
     /// Gives the job back with what came out so far. Where the store is away, the lease ends by itself.
     async fn give_back(&self, due_at: DateTime<Utc>) {
         let id = self.taken.job.asked.request_id;
+        self.jobs.parts.metrics.jobs.resumed.one();
         let pictures = self.taken.pictures.iter().zip(&self.results);
         let results: Vec<(u32, Value)> = pictures
             .enumerate()
@@ -357,6 +360,11 @@ impl<'a> Run<'a> {
                 Err(error) if may_answer_later(id, &error).await => {}
                 Err(_) => return,
             }
+        }
+        let counts = &self.jobs.parts.metrics.jobs;
+        match standing.state {
+            JobState::Failed => counts.failed.one(),
+            _ => counts.completed.one(),
         }
         if delivery.is_some() {
             self.jobs.parts.outbox.nudge();

@@ -101,6 +101,7 @@ impl Jobs {
         };
         match self.parts.store.add_job(&new).await? {
             Kept::New => {
+                self.parts.metrics.jobs.accepted.one();
                 self.wake.notify_one();
                 Ok(Accepted::New)
             }

@@ -8,6 +8,7 @@ use arc_swap::ArcSwap;
 use super::loaded::LoadedVersion;
 use crate::domain::ids::{Alias, Digest, ModelId, VersionNumber};
 use crate::domain::rollout::Rollout;
+use crate::telemetry::metrics::ModelSeries;
 
 /// Where a version stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,6 +118,8 @@ pub struct ModelEntry {
     pub aliases: BTreeMap<Alias, VersionNumber>,
     /// Its versions.
     pub versions: BTreeMap<VersionNumber, VersionEntry>,
+    /// Where it is counted what becomes of its pictures and loads.
+    pub series: Arc<ModelSeries>,
 }
 
 impl ModelEntry {

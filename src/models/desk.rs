@@ -17,6 +17,7 @@ use super::standing::Standing;
 use crate::domain::ids::{Digest, ModelId, VersionNumber};
 use crate::model_store::{Candidate, FoundModel};
 use crate::store::ModelWish;
+use crate::telemetry::metrics::Metrics;
 
 /// What is remembered of one version beside the catalog.
 #[derive(Default)]
@@ -56,9 +57,13 @@ const READ_AGAIN: Duration = Duration::from_secs(5);
 const LOOK_IS_OF_INTEREST: Duration = Duration::from_mins(10);
 
 impl Desk {
-    pub(super) fn new(handle: CatalogHandle, loading_time: Duration) -> Self {
+    pub(super) fn new(
+        handle: CatalogHandle,
+        loading_time: Duration,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         Self {
-            publisher: Publisher::new(handle),
+            publisher: Publisher::new(handle, metrics),
             agenda: Agenda::default(),
             wishes: BTreeMap::new(),
             looked: HashMap::new(),

@@ -7,6 +7,7 @@ use crate::domain::ids::{Digest, ModelId, VersionNumber};
 use crate::domain::picture::PictureSpec;
 use crate::domain::scores::OutputSpec;
 use crate::engine::Scheduler;
+use crate::telemetry::metrics::{ClassMix, VersionSeries};
 use crate::vision::Preprocessor;
 
 /// A live version.
@@ -39,6 +40,10 @@ pub struct LoadedVersion {
     pub output: OutputSpec,
     /// What runs it.
     pub scheduler: Scheduler,
+    /// Where it is counted what it does.
+    pub series: Arc<VersionSeries>,
+    /// How its answers are spread over its classes.
+    pub mix: ClassMix,
 }
 
 /// What a version takes, for people and programs.

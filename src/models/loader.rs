@@ -12,6 +12,7 @@ use crate::backend::{Backend, OpenOptions, Session};
 use crate::domain::manifest::{BackendChoice, ServingSection};
 use crate::engine::{BatchConfig, RunPermits, Scheduler, SchedulerConfig};
 use crate::model_store::Candidate;
+use crate::telemetry::metrics::{ClassMix, Metrics};
 use crate::vision::DecodeLimits;
 
 /// The backends that are there.
@@ -84,6 +85,7 @@ pub struct Loader {
     permits: Arc<RunPermits>,
     config: LoaderConfig,
     trial: Option<Trial>,
+    metrics: Arc<Metrics>,
 }
 
 impl Loader {
@@ -95,6 +97,7 @@ impl Loader {
             permits: RunPermits::new(config.cores),
             config,
             trial: None,
+            metrics: Arc::default(),
         }
     }
 
@@ -111,6 +114,27 @@ impl Loader {
             trial: Some(trial),
             ..self
         }
+    }
+
+    /// Counts into `metrics` what its versions do.
+    #[must_use]
+    pub fn with_metrics(self, metrics: Arc<Metrics>) -> Self {
+        Self { metrics, ..self }
+    }
+
+    /// Where it is counted what its versions do.
+    pub(super) fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// This program and the runtimes' versions.
+    pub(super) fn runtime(&self) -> &str {
+        &self.backends.runtime
+    }
+
+    /// The cores that all runs share.
+    pub(super) fn permits(&self) -> &RunPermits {
+        &self.permits
     }
 
     /// Cores that the process may use.
@@ -235,6 +259,8 @@ impl Loader {
         let serving = &candidate.manifest.serving;
         let wide = self.widen(candidate, &opened);
         let batch = batch(serving, &opened, self.config.cores);
+        let (model, number) = (candidate.model.as_str(), candidate.number.get());
+        let series = self.metrics.version(model, number);
         let config = SchedulerConfig {
             name: format!("{}/{}", candidate.model, candidate.number),
             // A session beside the CPU runs one batch at a time; a second instance would only take smaller ones.
@@ -253,6 +279,7 @@ impl Loader {
                 serving.threads.unwrap_or(1)
             },
             batch,
+            series: Arc::clone(&series),
         };
         let started = Scheduler::start(&opened.session, wide.as_ref(), &self.permits, &config);
         let scheduler = started
@@ -262,6 +289,8 @@ impl Loader {
             number: candidate.number,
             digest: candidate.digest,
             fingerprint: candidate.fingerprint,
+            mix: ClassMix::new(opened.labels.len()),
+            series,
             labels: opened.labels,
             unlabelled: opened.unlabelled,
             input: opened.input,

@@ -68,7 +68,11 @@ impl ModelManager {
     #[must_use]
     pub fn new(store: Arc<dyn ModelStore>, loader: Loader, notice: NoticeConfig) -> Arc<Self> {
         let handle = CatalogHandle::default();
-        let desk = Desk::new(handle.clone(), loader.longest());
+        let desk = Desk::new(
+            handle.clone(),
+            loader.longest(),
+            Arc::clone(loader.metrics()),
+        );
         Arc::new(Self {
             store,
             loader,
@@ -323,6 +327,12 @@ impl ModelManager {
                 took_ms = started.elapsed().as_millis(),
                 "version live"
             );
+        }
+        let series = self.loader.metrics().model(candidate.model.as_str());
+        match &outcome {
+            Ok(_) => series.loaded(Some(started.elapsed())),
+            Err(error) if error.changed => {}
+            Err(_) => series.loaded(None),
         }
         let late = self.desk().loaded(load, outcome);
         if let Some(late) = late {

@@ -11,6 +11,7 @@ mod examine;
 mod loaded;
 mod loader;
 mod manager;
+mod metrics;
 mod plan;
 mod publisher;
 mod room;

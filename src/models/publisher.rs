@@ -14,6 +14,7 @@ use super::loaded::LoadedVersion;
 use crate::domain::ids::{Alias, Digest, ModelId, VersionNumber};
 use crate::domain::rollout::Rollout;
 use crate::model_store::FoundModel;
+use crate::telemetry::metrics::Metrics;
 
 /// Publishes catalogs.
 pub(super) struct Publisher {
@@ -21,6 +22,7 @@ pub(super) struct Publisher {
     /// Somebody may wait for what has just happened.
     pulse: watch::Sender<()>,
     pub(super) announcer: Announcer,
+    metrics: Arc<Metrics>,
 }
 
 /// How a model's versions are named and chosen.
@@ -31,9 +33,10 @@ pub(super) struct Named {
 }
 
 impl Publisher {
-    pub(super) fn new(handle: CatalogHandle) -> Self {
+    pub(super) fn new(handle: CatalogHandle, metrics: Arc<Metrics>) -> Self {
         Self {
             handle,
+            metrics,
             pulse: watch::Sender::new(()),
             announcer: Announcer::default(),
         }
@@ -97,6 +100,7 @@ impl Publisher {
                     rollout: named.rollout.clone(),
                     aliases: named.aliases.clone(),
                     versions: BTreeMap::new(),
+                    series: self.metrics.model(found.id.as_str()),
                 })
             });
             let entry = Arc::make_mut(entry);

@@ -12,6 +12,7 @@ use crate::domain::feedback::{Feedback, Judged, Subject};
 use crate::domain::ids::ModelId;
 use crate::domain::prediction::time_of;
 use crate::domain::tenant::TenantId;
+use crate::telemetry::metrics::Metrics;
 
 /// How old a request may be of which nothing is known here: another replica may still have it.
 pub(super) const MAY_BE_UNDER_WAY: TimeDelta = TimeDelta::hours(1);
@@ -88,7 +89,11 @@ impl Predictions {
                 told
             }));
         }
-        let mut kept = self.store().put_feedback(&taken).await?.into_iter();
+        let kept = self.store().put_feedback(&taken).await?;
+        for (label, _) in taken.iter().zip(&kept).filter(|(_, kept)| **kept) {
+            count(&self.metrics, label);
+        }
+        let mut kept = kept.into_iter();
         for outcome in told.iter_mut().filter(|outcome| outcome.is_ok()) {
             // What it is about was deleted meanwhile.
             if kept.next() != Some(true) {
@@ -125,6 +130,14 @@ impl Predictions {
         tenant: TenantId,
     ) -> Result<Vec<Feedback>, ReadError> {
         Ok(self.store().find_feedback(request_id, tenant).await?)
+    }
+}
+
+/// Counts a label that was joined.
+pub(super) fn count(metrics: &Metrics, label: &Feedback) {
+    if let Some(judged) = &label.judged {
+        let is_correct = judged.class == label.label;
+        metrics.labelled(judged.model.as_str(), judged.version.get(), is_correct);
     }
 }
 

@@ -8,12 +8,13 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio_util::sync::CancellationToken;
 
-use super::feedback::{CHECKED_AT_ONCE, MAY_BE_UNDER_WAY, checked};
+use super::feedback::{self, CHECKED_AT_ONCE, MAY_BE_UNDER_WAY, checked};
 use super::subjects::Subjects;
 use crate::domain::clock::Clock;
 use crate::domain::feedback::{Feedback, Subject};
 use crate::domain::prediction::time_of;
 use crate::store::{Store, StoreError};
+use crate::telemetry::metrics::Metrics;
 
 /// Labels that are looked at in one go.
 const PIECE: u32 = 500;
@@ -39,6 +40,7 @@ pub struct FeedbackJoiner {
     after: Option<Feedback>,
     /// Since when every look has succeeded.
     well_since: Option<DateTime<Utc>>,
+    metrics: Arc<Metrics>,
 }
 
 /// What a look came to.
@@ -66,7 +68,14 @@ impl FeedbackJoiner {
             is_label: Box::new(is_label),
             after: None,
             well_since: None,
+            metrics: Arc::default(),
         }
+    }
+
+    /// The same; joined labels are counted into `metrics`.
+    #[must_use]
+    pub fn with_metrics(self, metrics: Arc<Metrics>) -> Self {
+        Self { metrics, ..self }
     }
 
     /// Looks again and again until `stop`.
@@ -132,6 +141,11 @@ impl FeedbackJoiner {
             settled.push(Feedback { judged, ..label });
         }
         let (joined, deleted) = self.store.settle_feedback(&settled).await?;
+        // Where another replica joined some of them at the same moment, the first are counted: which ones it were is not told.
+        let judged = settled.iter().filter(|label| label.judged.is_some());
+        for label in judged.take(usize::try_from(joined).unwrap_or(usize::MAX)) {
+            feedback::count(&self.metrics, label);
+        }
         if joined + deleted > 0 {
             tracing::debug!(joined, deleted, "labels that came before their predictions");
         }

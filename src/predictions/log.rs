@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -40,6 +40,11 @@ pub struct LogError {
 pub struct LogStatus {
     /// Bytes that the database does not have yet.
     pub waiting_bytes: u64,
+    /// Bytes that may wait.
+    pub limit_bytes: u64,
+    /// Since when the oldest of what waits does, in milliseconds since 1970 and at worst a batch too early; `None` where
+    /// nothing waits.
+    pub waiting_since_ms: Option<i64>,
     /// Predictions that were written to the spool.
     pub spooled: u64,
     /// Predictions that the database took.
@@ -69,6 +74,8 @@ pub(super) struct WriterCounts {
     pub(super) refused: AtomicU64,
     pub(super) expired: AtomicU64,
     pub(super) away: std::sync::Mutex<Option<String>>,
+    /// When the oldest of what was read last was asked, in milliseconds since 1970.
+    pub(super) oldest_ms: AtomicI64,
 }
 
 /// Predictions on their way to the database.
@@ -248,6 +255,11 @@ impl PredictionLog {
         self.spool.written().await;
     }
 
+    fn waiting_since(&self) -> Option<i64> {
+        let known = self.writer.oldest_ms.load(Ordering::Relaxed);
+        (!self.is_drained() && known > 0).then_some(known)
+    }
+
     /// What happened since the start, and what waits.
     #[must_use]
     pub fn status(&self) -> LogStatus {
@@ -256,6 +268,8 @@ impl PredictionLog {
         let away = self.writer.away.lock();
         LogStatus {
             waiting_bytes: self.spool.waiting(),
+            limit_bytes: self.spool.max_bytes(),
+            waiting_since_ms: self.waiting_since(),
             spooled: of(&counts.written),
             stored: of(&self.writer.stored),
             unlogged: of(&counts.failed),

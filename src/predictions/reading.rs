@@ -14,6 +14,7 @@ use crate::domain::operator::AuditEntry;
 use crate::domain::prediction::Prediction;
 use crate::domain::tenant::TenantId;
 use crate::store::{PredictionFilter, PredictionMark, Store, StoreError};
+use crate::telemetry::metrics::Metrics;
 
 /// Reads and deletes predictions.
 #[derive(Clone)]
@@ -23,6 +24,8 @@ pub struct Predictions {
     archive: Option<Arc<Archive>>,
     /// The deletions that were seen last, for when the store is away.
     purges: Arc<Mutex<Arc<Purges>>>,
+    /// Where joined labels are counted.
+    pub(super) metrics: Arc<Metrics>,
 }
 
 /// Why predictions were not read or deleted; the texts are for the log.
@@ -80,7 +83,14 @@ impl Predictions {
             log,
             archive: None,
             purges: Arc::default(),
+            metrics: Arc::default(),
         }
+    }
+
+    /// The same; joined labels are counted into `metrics`.
+    #[must_use]
+    pub fn with_metrics(self, metrics: Arc<Metrics>) -> Self {
+        Self { metrics, ..self }
     }
 
     /// The same, with the archive of pictures where there is one.

@@ -96,6 +96,7 @@ impl PredictionWriter {
             return Ok(false);
         };
         let mut predictions = waiting.predictions;
+        self.note_oldest(predictions.first());
         self.leave_expired_out(&mut predictions);
         let storing = async {
             trace::note_count("lensgate.predictions", count(predictions.len()));
@@ -113,7 +114,16 @@ impl PredictionWriter {
             // They are handed to the database again at the next start: it has them once.
             tracing::error!(%error, "prediction spool: it is not remembered what the database has");
         }
+        // What comes next is no older than the last of these.
+        self.note_oldest(predictions.last());
         Ok(true)
+    }
+
+    fn note_oldest(&self, one: Option<&Prediction>) {
+        if let Some(one) = one {
+            let at = one.at().timestamp_millis();
+            self.log.writer.oldest_ms.store(at, Ordering::Relaxed);
+        }
     }
 
     /// What is older than is kept has no room in the database any more.

@@ -1,5 +1,7 @@
 //! The whole store: what changed since a revision, which is how replicas follow each other, and the first fill.
 
+use std::sync::atomic::Ordering;
+
 use async_trait::async_trait;
 use sqlx::{Postgres, Sqlite, Transaction, query_as, query_scalar};
 use trait_gen::trait_gen;
@@ -7,7 +9,7 @@ use uuid::Uuid;
 
 use super::rows::{ChangedKey, Found, columns};
 use super::sql_store::{Kind, SqlStore};
-use super::{Bootstrap, Changes, Store, StoreError};
+use super::{Bootstrap, Changes, Store, StoreCondition, StoreError};
 use crate::domain::api_key::ApiKey;
 use crate::domain::operator::AdminToken;
 use crate::domain::tenant::{KeyId, Tenant, TenantId, TokenId};
@@ -20,6 +22,24 @@ const KEYS_AT_ONCE: i64 = 10_000;
 impl Store for SqlStore<Db> {
     fn engine(&self) -> &str {
         &self.engine
+    }
+
+    fn condition(&self) -> StoreCondition {
+        let pools = [Some(&self.readers), self.own_writers(), Some(&self.patient)];
+        let mut condition = StoreCondition {
+            done: self.calls.done.load(Ordering::Relaxed),
+            failed: self.calls.failed.load(Ordering::Relaxed),
+            ..StoreCondition::default()
+        };
+        for pool in pools.into_iter().flatten() {
+            let (size, idle) = (pool.size(), pool.num_idle());
+            let size = usize::try_from(size).unwrap_or(usize::MAX);
+            let most = pool.options().get_max_connections();
+            condition.idle += idle;
+            condition.used += size.saturating_sub(idle);
+            condition.limit += usize::try_from(most).unwrap_or(usize::MAX);
+        }
+        condition
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

@@ -16,7 +16,7 @@ use sqlx::{
 
 use super::error::is_busy;
 use super::migrate::Migrated;
-use super::sql_store::{PATIENCE, SqlStore};
+use super::sql_store::{Calls, PATIENCE, SqlStore};
 use super::{Store, StoreError};
 use crate::config::{Database, StoreConfig};
 
@@ -48,8 +48,10 @@ pub async fn connect(config: &StoreConfig) -> Result<Arc<dyn Store>, StoreError>
                 engine,
                 readers: pool.clone(),
                 writers: pool,
+                writes_apart: false,
                 patient,
                 call_timeout: config.call_timeout.get(),
+                calls: Calls::default(),
             }))
         }
         Some(Database::Sqlite) => {
@@ -63,8 +65,10 @@ pub async fn connect(config: &StoreConfig) -> Result<Arc<dyn Store>, StoreError>
                 engine,
                 readers: sqlite_pool(readers, limit, read_only.clone()),
                 writers: sqlite_pool(1, limit, options),
+                writes_apart: true,
                 patient: sqlite_pool(PATIENT, PATIENCE, read_only),
                 call_timeout: limit,
+                calls: Calls::default(),
             }))
         }
         None => Err(unknown(config)),

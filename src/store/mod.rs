@@ -372,6 +372,23 @@ pub trait Store:
     /// Fills a store that never held anything; `false`, and nothing written, where it did. Of two replicas that start
     /// together one does it.
     async fn bootstrap(&self, first: &Bootstrap) -> Result<bool, StoreError>;
+    /// Its connections, and what became of calls. Asks nobody.
+    fn condition(&self) -> StoreCondition;
     /// Ends all connections.
     async fn close(&self);
+}
+
+/// The connections of this process to the database, and what became of its calls.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StoreCondition {
+    /// Connections that nobody uses.
+    pub idle: usize,
+    /// Connections in use.
+    pub used: usize,
+    /// Connections that there may be.
+    pub limit: usize,
+    /// Calls that were done, since the start.
+    pub done: u64,
+    /// Calls that were not: no connection, no answer in time, or refused by the database.
+    pub failed: u64,
 }

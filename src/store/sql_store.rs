@@ -3,6 +3,7 @@
 //! The aggregates' files beside this one hold the statements. `trait_gen` repeats each impl for the two drivers.
 
 use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use sqlx::{Database, Pool, Postgres, Sqlite, Transaction, query, query_scalar};
@@ -59,10 +60,32 @@ pub(super) struct SqlStore<Db: Database> {
     pub(super) readers: Pool<Db>,
     /// Connections for writing; one alone on SQLite, the readers' own on PostgreSQL.
     pub(super) writers: Pool<Db>,
+    /// Whether `writers` are others than `readers`.
+    pub(super) writes_apart: bool,
     /// Connections for what may take longer: few, so that it holds up nobody else.
     pub(super) patient: Pool<Db>,
     /// How long one call may take.
     pub(super) call_timeout: Duration,
+    /// What became of calls.
+    pub(super) calls: Calls,
+}
+
+/// Calls since the start.
+#[derive(Debug, Default)]
+pub(super) struct Calls {
+    pub(super) done: AtomicU64,
+    pub(super) failed: AtomicU64,
+}
+
+impl Calls {
+    /// Counts what became of a call. What the caller asked in vain is an answer.
+    fn note<T>(&self, outcome: &Result<T, StoreError>) {
+        let count = match outcome {
+            Err(StoreError::Unavailable(_) | StoreError::Failed(_)) => &self.failed,
+            _ => &self.done,
+        };
+        count.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 impl<Db: Dialect> SqlStore<Db> {
@@ -71,7 +94,9 @@ impl<Db: Dialect> SqlStore<Db> {
         &self,
         call: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
-        within(self.call_timeout, statements(Db::SYSTEM, call)).await
+        let outcome = within(self.call_timeout, statements(Db::SYSTEM, call)).await;
+        self.calls.note(&outcome);
+        outcome
     }
 
     /// A call over [`Self::patient`] within the time that such a call may take.
@@ -79,7 +104,14 @@ impl<Db: Dialect> SqlStore<Db> {
         &self,
         call: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
-        within(PATIENCE, statements(Db::SYSTEM, call)).await
+        let outcome = within(PATIENCE, statements(Db::SYSTEM, call)).await;
+        self.calls.note(&outcome);
+        outcome
+    }
+
+    /// The connections for writing, where they are others than those for reading.
+    pub(super) fn own_writers(&self) -> Option<&Pool<Db>> {
+        self.writes_apart.then_some(&self.writers)
     }
 }
 

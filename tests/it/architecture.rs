@@ -121,7 +121,7 @@ const DOORS: [(&str, &[&str]); 28] = [
         ],
     ),
     ("hmac", &["callbacks/signature.rs"]),
-    ("prometheus", &["telemetry/metrics"]),
+    ("prometheus", &["telemetry/metrics/page.rs"]),
     ("opentelemetry_proto", &["telemetry/"]),
     ("tonic", &["telemetry/otlp"]),
     ("prost", &["telemetry/otlp"]),

@@ -183,7 +183,10 @@ async fn a_better_version_promotes_itself_and_a_worse_one_is_taken_back(database
     // What is gone is not told of.
     let gone = gateway.admin(Method::DELETE, "/models/digits", None).await;
     assert_eq!(gone.status, StatusCode::NO_CONTENT);
-    assert_eq!(metrics(&gateway).await, [""; 0]);
+    until("its series are gone", async || {
+        metrics(&gateway).await.is_empty()
+    })
+    .await;
     // Tenants hear of both.
     let told = receiver.until(2).await;
     let kinds: Vec<String> = told.iter().map(Received::kind).collect();

@@ -84,13 +84,13 @@ const STEPS: [&str; 11] = [
 
 fn assert_request(trace: &Trace, answer: &Answer, base: &str) {
     let root = trace.root();
-    assert_eq!(root.name, "POST /v1/models/:model/classify");
+    assert_eq!(root.name, "POST /v1/models/{model}/classify");
     assert_eq!(root.kind, i32::from(SpanKind::Server));
     let said = attributes(&root.attributes);
     let port = base.rsplit(':').next().expect("a port");
     for (name, value) in [
         ("http.request.method", "POST"),
-        ("http.route", "/v1/models/:model/classify"),
+        ("http.route", "/v1/models/{model}/classify"),
         ("http.response.status_code", "200"),
         ("url.path", "/v1/models/digits/classify"),
         ("url.scheme", "http"),
@@ -270,7 +270,7 @@ async fn a_batch_has_a_span_a_picture_and_runs_of_several_are_tied_to_them() {
     let trace = collector.until(is_of(&answer)).await;
     trace.assert_nested();
     let root = trace.root();
-    assert_eq!(root.name, "POST /v1/models/:model/batch-classify");
+    assert_eq!(root.name, "POST /v1/models/{model}/batch-classify");
     let below = [
         "auth", "route", "limit", "receive", "limit", "picture", "picture",
     ];

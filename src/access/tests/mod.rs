@@ -30,6 +30,7 @@ impl House {
         let settings = AccessSettings {
             unauthenticated_per_minute: 60,
             trusted_proxies: vec!["10.0.0.0/8".to_owned()],
+            ..AccessSettings::default()
         };
         let access = Access::new(Arc::clone(&clock) as Arc<dyn Clock>, &settings);
         Self { clock, access }

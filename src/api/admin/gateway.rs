@@ -19,6 +19,7 @@ use super::call::{Call, Operator, Viewer};
 use super::wire::time;
 use crate::access::Access;
 use crate::admin::{Admin, Event};
+use crate::api::data::{REQUIRED_MODEL, Readiness};
 use crate::api::problem::ApiError;
 use crate::classify::{Classifier, Phase};
 use crate::predictions::{ArchiveStatus, LogStatus};
@@ -28,6 +29,7 @@ pub(super) struct GatewayApi {
     admin: Arc<Admin>,
     access: Arc<Access>,
     classifier: Arc<Classifier>,
+    readiness: Arc<Readiness>,
     closing: CancellationToken,
 }
 
@@ -38,6 +40,8 @@ struct StatusView {
     status: String,
     /// What is wrong, in words an operator can act on.
     degraded: Vec<String>,
+    /// The same, each with the name that programs compare; the metric `lensgate_degraded` has it too.
+    reasons: Vec<DegradedView>,
     /// The program's version.
     version: String,
     /// `serving`, `leaving` (it will stop soon) or `draining`.
@@ -56,6 +60,16 @@ struct StatusView {
     models: ModelsCount,
     /// Callers.
     access: AccessView,
+}
+
+/// Something that is wrong.
+#[derive(Object)]
+struct DegradedView {
+    /// `store_away`, `log_waiting`, `log_filling`, `log_failing`, `log_lost`, `archive_away`, `version_failed` or
+    /// `required_model`.
+    reason: String,
+    /// In words an operator can act on.
+    detail: String,
 }
 
 /// The database.
@@ -78,6 +92,8 @@ struct LogView {
     status: String,
     /// Bytes that wait in the spool for the database.
     waiting_bytes: u64,
+    /// Bytes that may wait there.
+    limit_bytes: u64,
     /// Predictions that were written to the spool.
     spooled: u64,
     /// Predictions that the database took.
@@ -106,6 +122,7 @@ impl LogView {
         Self {
             status: status.to_owned(),
             waiting_bytes: log.waiting_bytes,
+            limit_bytes: log.limit_bytes,
             spooled: log.spooled,
             stored: log.stored,
             unlogged: log.unlogged,
@@ -212,6 +229,7 @@ impl GatewayApi {
             admin: Arc::clone(&plane.admin),
             access: Arc::clone(&plane.access),
             classifier: Arc::clone(&plane.data.classifier),
+            readiness: Arc::clone(&plane.data.readiness),
             closing: plane.closing.clone(),
         }
     }
@@ -234,10 +252,25 @@ impl GatewayApi {
             Phase::Leaving => "leaving",
             Phase::Draining => "draining",
         };
-        let well = status.degraded.is_empty();
+        let degraded: Vec<DegradedView> = status
+            .degraded
+            .into_iter()
+            .map(|one| DegradedView {
+                reason: one.reason.as_str().to_owned(),
+                detail: one.detail,
+            })
+            .chain(self.readiness.missing().map(|id| DegradedView {
+                reason: REQUIRED_MODEL.to_owned(),
+                detail: format!(
+                    "model {id}, which is required, is not live: the gateway is not ready"
+                ),
+            }))
+            .collect();
+        let well = degraded.is_empty();
         Ok(Json(StatusView {
             status: if well { "ok" } else { "degraded" }.to_owned(),
-            degraded: status.degraded,
+            degraded: degraded.iter().map(|one| one.detail.clone()).collect(),
+            reasons: degraded,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             phase: phase.to_owned(),
             started_at: time(status.started_at),

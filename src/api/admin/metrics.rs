@@ -8,6 +8,7 @@ use poem_openapi::{ApiResponse, OpenApi};
 use super::AdminPlane;
 use crate::admin::Admin;
 use crate::api::problem::ApiError;
+use crate::domain::error::ErrorKind;
 
 /// Metrics.
 pub(super) struct MetricsApi {
@@ -37,7 +38,11 @@ impl MetricsApi {
     /// The gateway's metrics, for Prometheus
     #[oai(path = "/metrics", method = "get")]
     async fn metrics(&self) -> Result<MetricsResponse, ApiError> {
-        let text = self.admin.metrics_text()?;
+        let admin = Arc::clone(&self.admin);
+        // With many models it takes milliseconds.
+        let text = tokio::task::spawn_blocking(move || admin.metrics_text())
+            .await
+            .map_err(|_| ApiError::new(ErrorKind::Draining, "the gateway is shutting down"))??;
         Ok(MetricsResponse::Text(PlainText(text)))
     }
 }

@@ -73,6 +73,7 @@ impl<'a> Call<'a> {
             since: started,
             asked: Some(Arc::clone(&asked)),
             unit: None,
+            series: Some(Arc::clone(holder.series())),
             comes_again: false,
         };
         Ok(Self {

@@ -12,12 +12,84 @@ use crate::classify::{Classifier, Phase};
 use crate::domain::error::ErrorKind;
 use crate::domain::ids::ModelId;
 use crate::models::CatalogHandle;
+use crate::telemetry::metrics::{DEGRADED_HELP, Page, Source};
 
-/// Health of the gateway.
-pub struct HealthApi {
+/// Whether the gateway should get traffic: it is not about to stop, what it found at its start has come out, and the models
+/// without which it is of no use are live. What else is wrong does not keep it from serving, and is told by the status.
+pub struct Readiness {
     classifier: Arc<Classifier>,
     catalog: CatalogHandle,
     required: Vec<ModelId>,
+}
+
+/// The reason's name in the status and in the metrics, where a required model is not live.
+pub(in crate::api) const REQUIRED_MODEL: &str = "required_model";
+
+impl Readiness {
+    /// Over these parts; `required` are the models that must be live.
+    #[must_use]
+    pub fn new(
+        classifier: Arc<Classifier>,
+        catalog: CatalogHandle,
+        required: Vec<ModelId>,
+    ) -> Self {
+        Self {
+            classifier,
+            catalog,
+            required,
+        }
+    }
+
+    /// The required models that are not live.
+    pub(in crate::api) fn missing(&self) -> impl Iterator<Item = &ModelId> {
+        let catalog = self.catalog.load();
+        self.required.iter().filter(move |id| !catalog.is_live(id))
+    }
+
+    fn check(&self) -> Result<(), ApiError> {
+        let not_ready = |kind, detail: String| {
+            Err(ApiError::new(kind, detail).retry_after(Duration::from_secs(1)))
+        };
+        if self.classifier.phase() != Phase::Serving {
+            return not_ready(
+                ErrorKind::Draining,
+                "the gateway is shutting down".to_owned(),
+            );
+        }
+        if !self.classifier.is_settled() {
+            return not_ready(ErrorKind::ModelUnavailable, "models are loading".to_owned());
+        }
+        match self.missing().next() {
+            Some(id) => not_ready(
+                ErrorKind::ModelUnavailable,
+                format!("model {id}, which is required, is not live"),
+            ),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Source for Readiness {
+    fn tell(&self, page: &mut Page) {
+        let number = |yes: bool| if yes { 1.0 } else { 0.0 };
+        page.gauge(
+            "lensgate_ready",
+            "1 while the gateway should get traffic.",
+            &[],
+            number(self.check().is_ok()),
+        );
+        page.gauge(
+            "lensgate_degraded",
+            DEGRADED_HELP,
+            &[("reason", REQUIRED_MODEL)],
+            number(self.missing().next().is_some()),
+        );
+    }
+}
+
+/// Health of the gateway.
+pub struct HealthApi {
+    readiness: Arc<Readiness>,
 }
 
 /// The gateway is well.
@@ -34,14 +106,12 @@ struct HealthView {
 impl HealthApi {
     pub(in crate::api) fn new(plane: &DataPlane) -> Self {
         Self {
-            classifier: Arc::clone(&plane.classifier),
-            catalog: plane.catalog.clone(),
-            required: plane.required_models.clone(),
+            readiness: Arc::clone(&plane.readiness),
         }
     }
 
     fn view(&self) -> HealthView {
-        let catalog = self.catalog.load();
+        let catalog = self.readiness.catalog.load();
         let versions = catalog
             .models
             .values()
@@ -60,26 +130,8 @@ impl HealthApi {
     }
 
     fn readiness(&self) -> Result<Json<HealthView>, ApiError> {
-        let not_ready = |kind, detail: String| {
-            Err(ApiError::new(kind, detail).retry_after(Duration::from_secs(1)))
-        };
-        if self.classifier.phase() != Phase::Serving {
-            return not_ready(
-                ErrorKind::Draining,
-                "the gateway is shutting down".to_owned(),
-            );
-        }
-        let catalog = self.catalog.load();
-        if !catalog.settled {
-            return not_ready(ErrorKind::ModelUnavailable, "models are loading".to_owned());
-        }
-        match self.required.iter().find(|id| !catalog.is_live(id)) {
-            Some(id) => not_ready(
-                ErrorKind::ModelUnavailable,
-                format!("model {id}, which is required, is not live"),
-            ),
-            None => Ok(Json(self.view())),
-        }
+        self.readiness.check()?;
+        Ok(Json(self.view()))
     }
 }
 

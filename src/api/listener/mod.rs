@@ -30,7 +30,12 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::accept::{Admission, Backoff};
-pub use self::{accept::raise_open_file_limit, body::BodyTimeout, service::RequestId};
+pub use self::{
+    accept::raise_open_file_limit,
+    body::BodyTimeout,
+    service::{RequestId, RouteName},
+};
+use crate::telemetry::metrics::{ConnectionOutcome, PlaneSeries};
 
 /// Connections that the kernel holds for us until we accept them.
 const BACKLOG: u32 = 1024;
@@ -63,6 +68,8 @@ pub struct ListenerConfig {
     pub linger_timeout: Duration,
     /// Certificate and key; plain HTTP without. [none]
     pub tls: Option<TlsConfig>,
+    /// Where connections and requests are counted.
+    pub series: Arc<PlaneSeries>,
 }
 
 impl Default for ListenerConfig {
@@ -79,6 +86,7 @@ impl Default for ListenerConfig {
             linger_bytes: 1024 * 1024,
             linger_timeout: Duration::from_secs(2),
             tls: None,
+            series: Arc::default(),
         }
     }
 }
@@ -318,12 +326,17 @@ async fn accept_until_stopped(server: &Arc<Server>, socket: TcpListener) {
 fn admit(server: &Arc<Server>, stream: TcpStream, peer: SocketAddr) {
     let Some(place) = server.admission.enter() else {
         Counters::count(&server.counters.refused);
+        let refused = ConnectionOutcome::Refused;
+        server.config.series.connected(refused);
         tracing::debug!(%peer, "connection refused, all places taken");
         return;
     };
     Counters::count(&server.counters.accepted);
+    let series = &server.config.series;
+    series.connected(ConnectionOutcome::Accepted);
     if place.is_reserved() {
         Counters::count(&server.counters.reserved);
+        series.connected(ConnectionOutcome::Reserved);
     }
     server
         .tasks

@@ -1,7 +1,14 @@
 //! One request: from hyper's head and body to the poem endpoint, and its answer back, whatever the endpoint does.
 //! Called by hyper, for each request of a connection. Must not know routes, but for `/health`.
 
-use std::{any::Any, convert::Infallible, net::SocketAddr, panic::AssertUnwindSafe, sync::Arc};
+use std::{
+    any::Any,
+    convert::Infallible,
+    net::SocketAddr,
+    panic::AssertUnwindSafe,
+    sync::{Arc, LazyLock, OnceLock},
+    time::Instant,
+};
 
 use futures_util::FutureExt;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header, request, uri::Scheme};
@@ -12,6 +19,7 @@ use poem::{
 };
 use uuid::Uuid;
 
+use crate::telemetry::metrics::{Held, PlaneSeries};
 use crate::telemetry::trace;
 
 use super::{
@@ -26,6 +34,71 @@ use super::{
 /// `X-Request-Id` carries it on every answer that has none yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RequestId(pub Uuid);
+
+/// Where the endpoint notes which of its routes a request is of; an extension of every request that reaches an endpoint.
+#[derive(Clone, Debug, Default)]
+pub struct RouteName(Arc<OnceLock<Arc<str>>>);
+
+impl RouteName {
+    /// Notes a request's route, once. Does nothing where no listener has asked.
+    pub fn note(request: &poem::Request, template: &Arc<str>) {
+        if let Some(Self(name)) = request.extensions().get() {
+            name.get_or_init(|| Arc::clone(template));
+        }
+    }
+}
+
+/// A request that is counted when it is answered, or when its client leaves before.
+struct Counted {
+    series: Arc<PlaneSeries>,
+    _under_way: Held,
+    method: &'static str,
+    route: RouteName,
+    since: Instant,
+    status: u16,
+}
+
+/// What servers log for a client that left: no answer has this status.
+const CLIENT_LEFT: u16 = 499;
+
+impl Counted {
+    fn begin(series: &Arc<PlaneSeries>, method: &Method) -> Self {
+        Self {
+            series: Arc::clone(series),
+            _under_way: series.request(),
+            method: method_name(method),
+            route: RouteName::default(),
+            since: Instant::now(),
+            status: CLIENT_LEFT,
+        }
+    }
+
+    fn route(&self) -> RouteName {
+        self.route.clone()
+    }
+
+    fn end(mut self, status: StatusCode) {
+        self.status = status.as_u16();
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        static UNMATCHED: LazyLock<Arc<str>> = LazyLock::new(|| "unmatched".into());
+        let route = self.route.0.get().unwrap_or(&UNMATCHED);
+        self.series
+            .answered(self.method, route, self.status, self.since.elapsed());
+    }
+}
+
+/// A method as the semantic conventions name it: one that is not known makes no series.
+fn method_name(method: &Method) -> &'static str {
+    const KNOWN: [&str; 9] = [
+        "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT",
+    ];
+    let known = KNOWN.into_iter().find(|known| *known == method.as_str());
+    known.unwrap_or("_OTHER")
+}
 
 /// What the requests of one connection have in common.
 pub(super) struct Service {
@@ -54,6 +127,7 @@ impl Service {
         request: Request<Incoming>,
         in_flight: InFlight,
     ) -> http::Response<AnswerBody> {
+        let counted = Counted::begin(&self.server.config.series, request.method());
         let id = Uuid::now_v7();
         let head_only = request.method() == Method::HEAD;
         let expects = expects_continue(request.headers());
@@ -71,7 +145,8 @@ impl Service {
             drop(body);
             OVERLOADED.response(id)
         } else {
-            traced.run(self.run(parts, body, id)).await
+            let work = self.run(parts, body, id, counted.route());
+            traced.run(work).await
         };
         let failed = response.status().is_client_error() || response.status().is_server_error();
         if tally.get().progress == Progress::TooSlow
@@ -91,6 +166,7 @@ impl Service {
         }
         self.settle(&mut response, &tally, expects);
         traced.end(response.status().as_u16());
+        counted.end(response.status());
         let mut response = http::Response::from(response);
         if head_only {
             strip_body(&mut response);
@@ -112,11 +188,18 @@ impl Service {
     }
 
     /// Asks the endpoint, and survives it.
-    async fn run(&self, mut parts: request::Parts, body: Body, id: Uuid) -> Response {
+    async fn run(
+        &self,
+        mut parts: request::Parts,
+        body: Body,
+        id: Uuid,
+        route: RouteName,
+    ) -> Response {
         if parts.method == Method::HEAD {
             parts.method = Method::GET;
         }
         parts.extensions.insert(RequestId(id));
+        parts.extensions.insert(route);
         let local = LocalAddr(Addr::SocketAddr(self.local));
         let remote = RemoteAddr(Addr::SocketAddr(self.remote));
         let parts = RequestParts::from((parts, local, remote, self.scheme.clone()));

@@ -283,6 +283,11 @@ impl Spool {
         held(&self.shared.segments).waiting()
     }
 
+    /// Bytes that may wait.
+    pub(super) fn max_bytes(&self) -> u64 {
+        self.shared.settings.max_bytes
+    }
+
     pub(super) fn counts(&self) -> &SpoolCounts {
         &self.shared.counts
     }
@@ -345,8 +350,9 @@ impl Appender {
                 Err(_) => (&counts.failed, FAILED),
             };
             count.fetch_add(records, Ordering::Relaxed);
-            batch.end(state);
+            // Whoever hears of the outcome may look at the status.
             self.note(outcome.err());
+            batch.end(state);
             self.shared.written.notify_one();
         }
     }
