@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::NaiveDate;
 use poem::Response;
@@ -29,6 +30,7 @@ use crate::predictions::{Archive, ArchiveError, LogError, PredictionLog, Predict
 use crate::store::{self, Store, StoreError};
 use crate::telemetry;
 use crate::telemetry::metrics::{Metrics, Source};
+use crate::telemetry::otlp::{OtlpError, Sender, Target};
 
 mod models;
 
@@ -52,6 +54,9 @@ pub enum AppError {
     /// The empty database could not be filled.
     #[error("the first key and token could not be made: {}", .0.cause().unwrap_or_default())]
     First(AdminError),
+    /// The collector cannot be spoken to as the settings say.
+    #[error(transparent)]
+    Collector(#[from] OtlpError),
     /// Predictions cannot be logged.
     #[error(transparent)]
     Log(#[from] LogError),
@@ -121,6 +126,8 @@ pub(crate) struct Background {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) metrics: Arc<Metrics>,
+    /// Where metrics are sent, and how often.
+    pub(crate) collector: Option<(Sender, Duration)>,
 }
 
 /// What the planes are put on.
@@ -235,6 +242,7 @@ impl App {
     /// When a port cannot be bound, or the database or the model store cannot be used.
     pub async fn build(config: Config, edges: &Edges) -> Result<Self, AppError> {
         let metrics = Arc::new(Metrics::default());
+        let collector = collector(&config, edges)?;
         let (listener, private) = bind(&config, &metrics).await?;
         let core = Core::open(&config, edges, metrics).await?;
         core.ask_for_metrics();
@@ -296,6 +304,7 @@ impl App {
                 store: core.store,
                 clock: Arc::clone(&edges.clock),
                 metrics,
+                collector,
             },
             data: Plane::of(listener, api::data_routes(&data)),
             admin: Plane::of(private, api::admin::routes(&admin)),
@@ -378,6 +387,18 @@ impl DayQuota for Access {
     fn give_back(&self, key: KeyId, day: NaiveDate, pictures: u32) {
         Self::give_back(self, key, day, pictures);
     }
+}
+
+/// Where metrics are sent, where the settings or the environment name a collector.
+fn collector(config: &Config, edges: &Edges) -> Result<Option<(Sender, Duration)>, AppError> {
+    let settings = &config.telemetry;
+    let Some(target) = Target::of(settings, &edges.environment)? else {
+        return Ok(None);
+    };
+    Ok(Some((
+        Sender::new(&target)?,
+        settings.metrics_interval.get(),
+    )))
 }
 
 /// What sends callbacks. Reading the machine's certificates takes a moment.

@@ -18,7 +18,7 @@ use crate::domain::feedback::Subject;
 use crate::models::ModelManager;
 use crate::predictions::{FeedbackJoiner, PredictionWriter, Retention};
 use crate::store::Store;
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::{self, Metrics};
 
 /// Serves until the first of `signals`, then ends in order; the second cuts the waiting short. The admin plane and what
 /// follows the store serve until the data plane has ended: operators can watch, and what was used is still told.
@@ -110,7 +110,12 @@ fn begin(
         store,
         clock,
         metrics,
+        collector,
     } = background;
+    if let Some((sender, interval)) = collector {
+        let metrics = Arc::clone(&metrics);
+        tasks.spawn(metrics::push(metrics, sender, interval, stop.clone()));
+    }
     tasks.spawn(follower.follow(stop.clone()));
     tasks.spawn(Arc::clone(&operations).announce_versions(stop.clone()));
     tasks.spawn(Arc::clone(&operations).tell_tenants(stop.clone()));

@@ -58,11 +58,13 @@ pub enum Reason {
     ArchiveAway,
     /// A version cannot be served.
     VersionFailed,
+    /// The collector takes no traces or no metrics.
+    TelemetryAway,
 }
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::StoreAway,
         Self::LogWaiting,
         Self::LogFilling,
@@ -70,6 +72,7 @@ impl Reason {
         Self::LogLost,
         Self::ArchiveAway,
         Self::VersionFailed,
+        Self::TelemetryAway,
     ];
 
     /// The name that programs compare.
@@ -83,6 +86,7 @@ impl Reason {
             Self::LogLost => "log_lost",
             Self::ArchiveAway => "archive_away",
             Self::VersionFailed => "version_failed",
+            Self::TelemetryAway => "telemetry_away",
         }
     }
 
@@ -174,6 +178,10 @@ impl Admin {
         }
         degraded.extend(archive.as_ref().and_then(wrong_with_archive));
         degraded.extend(catalog.models.values().flat_map(|model| failures(model)));
+        if self.metrics.is_collector_away() {
+            let detail = "the collector does not take traces or metrics: what is traced meanwhile may be lost";
+            degraded.push(Reason::TelemetryAway.with(detail.to_owned()));
+        }
         GatewayStatus {
             started_at: self.started_at,
             uptime_s: (now - self.started_at).num_seconds(),

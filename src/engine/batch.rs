@@ -301,8 +301,8 @@ impl BatchInstance {
         let started = Instant::now();
         if let Some(rows) = self.run_together(&batch) {
             let run = (started.elapsed(), batch.len());
-            let context = traced.as_ref().map(trace::Batch::context);
             self.graph.series.ran(batch.len());
+            let context = traced.as_ref().map(trace::Batch::context);
             for (ready, row) in batch.into_iter().zip(rows) {
                 ready.answer(Ok(row), started, run, context);
             }

@@ -17,10 +17,10 @@ pub(super) struct Graph {
     pub(super) session: Arc<dyn Session>,
     pub(super) input: String,
     pub(super) output: String,
-    /// The version's, for people.
-    pub(super) name: String,
     /// Where its runs are counted.
     pub(super) series: Arc<VersionSeries>,
+    /// The version's, for people.
+    pub(super) name: String,
 }
 
 /// What an instance needs.

@@ -70,8 +70,8 @@ impl Scheduler {
             session: Arc::clone(session),
             input: config.input.clone(),
             output: config.output.clone(),
-            name: config.name.clone(),
             series: Arc::clone(&config.series),
+            name: config.name.clone(),
         });
         let preparers = config.batch.map(|batch| batch.preparers.max(1));
         let bounds = Bounds {

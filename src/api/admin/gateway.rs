@@ -65,8 +65,8 @@ struct StatusView {
 /// Something that is wrong.
 #[derive(Object)]
 struct DegradedView {
-    /// `store_away`, `log_waiting`, `log_filling`, `log_failing`, `log_lost`, `archive_away`, `version_failed` or
-    /// `required_model`.
+    /// `store_away`, `log_waiting`, `log_filling`, `log_failing`, `log_lost`, `archive_away`, `version_failed`,
+    /// `telemetry_away` or `required_model`.
     reason: String,
     /// In words an operator can act on.
     detail: String,

@@ -145,8 +145,7 @@ impl Service {
             drop(body);
             OVERLOADED.response(id)
         } else {
-            let work = self.run(parts, body, id, counted.route());
-            traced.run(work).await
+            traced.run(self.run(parts, body, id, counted.route())).await
         };
         let failed = response.status().is_client_error() || response.status().is_server_error();
         if tally.get().progress == Progress::TooSlow
@@ -165,8 +164,8 @@ impl Service {
             self.take_rest(&tally).await;
         }
         self.settle(&mut response, &tally, expects);
-        traced.end(response.status().as_u16());
         counted.end(response.status());
+        traced.end(response.status().as_u16());
         let mut response = http::Response::from(response);
         if head_only {
             strip_body(&mut response);

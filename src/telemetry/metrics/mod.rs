@@ -10,11 +10,13 @@ mod histogram;
 mod mix;
 mod page;
 mod process;
+mod push;
 mod series;
 
 pub use histogram::{Counter, Histogram, Spread};
 pub use mix::ClassMix;
 pub use page::{MetricsError, Page, real, real_size};
+pub(crate) use push::push;
 pub use series::{
     Arm, Busy, CacheResult, CallbackSeries, ConnectionOutcome, Counts, Held, JobSeries, Limit,
     ModelSeries, PictureOutcome, PlaneSeries, ShadowResult, StepTimes, TenantSeries, VersionSeries,
@@ -42,6 +44,7 @@ pub struct Metrics {
     /// Requests that nobody waits for.
     pub jobs: JobSeries,
     sources: Mutex<Vec<Weak<dyn Source>>>,
+    pushes: push::Pushes,
 }
 
 #[derive(Default)]
@@ -77,6 +80,7 @@ impl Default for Metrics {
             callbacks: CallbackSeries::default(),
             jobs: JobSeries::default(),
             sources: Mutex::default(),
+            pushes: push::Pushes::default(),
         }
     }
 }
@@ -133,6 +137,12 @@ impl Metrics {
         sources.push(Arc::downgrade(source));
     }
 
+    /// Whether there is a collector that does not take what is sent to it.
+    #[must_use]
+    pub fn is_collector_away(&self) -> bool {
+        self.pushes.are_away() || super::span_outcomes().is_some_and(|spans| spans.is_away())
+    }
+
     /// All metrics as they are now. What is gone is not on it. Takes milliseconds where there are many models: not for the
     /// runtime's threads.
     #[must_use]
@@ -148,6 +158,8 @@ impl Metrics {
         self.callbacks.tell(&mut page);
         self.jobs.tell(&mut page);
         process::tell(&mut page);
+        self.pushes.tell(&mut page);
+        tell_spans(&mut page);
         let mut book = self.book();
         book.forget();
         for series in book.models.values() {
@@ -160,6 +172,22 @@ impl Metrics {
             series.tell(&mut page);
         }
         page
+    }
+}
+
+/// What became of spans, where there is a collector.
+fn tell_spans(page: &mut Page) {
+    let Some(spans) = super::span_outcomes() else {
+        return;
+    };
+    let outcomes = [("exported", spans.exported()), ("dropped", spans.dropped())];
+    for (outcome, count) in outcomes {
+        page.counter(
+            "lensgate_spans_total",
+            "Spans for the collector.",
+            &[("outcome", outcome)],
+            count,
+        );
     }
 }
 
