@@ -23,6 +23,7 @@ use crate::domain::rollout::{
     ArmFigures, ArmLabels, Canary, CanaryState, Figures, Order, Rollout, Rule, Verdict,
 };
 use crate::store::{RolloutChange, StoreError, Telling};
+use crate::telemetry::trace::{self, Work};
 
 /// How often counts go to the store, and canaries are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -139,10 +140,12 @@ impl Admin {
             Verdict::RollBack(reason) => (canary.rolled_back(&reason, now), canary.baseline),
         };
         self.check_live(looked.model, "rollout", to).await?;
-        match self
-            .decide(&Actor::program("canary"), looked, after, &arms)
-            .await
-        {
+        let (actor, work) = (Actor::program("canary"), Work::named("decide canary"));
+        let decided = trace::work(work, async {
+            trace::model(looked.model);
+            self.decide(&actor, looked, after, &arms).await
+        });
+        match decided.await {
             // An operator came before, or another replica: what they said holds.
             Err(AdminError::Stale) => self.in_force().await,
             outcome => outcome,

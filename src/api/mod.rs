@@ -8,9 +8,7 @@ use std::sync::Arc;
 
 use poem::endpoint::BoxEndpoint;
 use poem::http::{Method, Version, header};
-use poem::{
-    Endpoint, EndpointExt as _, PathPattern, Request, Response, Route, endpoint::make_sync,
-};
+use poem::{Endpoint, EndpointExt as _, Request, Response, Route, endpoint::make_sync};
 use poem_openapi::registry::{MetaApi, Registry};
 use poem_openapi::{OpenApi, OpenApiService};
 
@@ -180,18 +178,15 @@ where
     let route = table.find(&path);
     if let Some(route) = route {
         listener::RouteName::note(&request, &route.template);
+        trace::route(&route.template);
     }
     let outcome = match refuse_head(&request) {
         None => endpoint.call(request).await,
         Some(refusal) => Err(refusal.into()),
     };
     let mut response = match outcome {
-        Ok(response) => {
-            note_route(response.data());
-            response
-        }
+        Ok(response) => response,
         Err(error) => {
-            note_route(error.data());
             let mut response = problem::response(error, id);
             if response.status() == poem::http::StatusCode::METHOD_NOT_ALLOWED {
                 let methods = route.map_or("", |route| &route.methods);
@@ -211,13 +206,6 @@ where
         "answered"
     );
     Ok(response)
-}
-
-/// Tells the trace which route was taken.
-fn note_route(pattern: Option<&PathPattern>) {
-    if let Some(PathPattern(pattern)) = pattern {
-        trace::route(pattern);
-    }
 }
 
 /// What is wrong with a request's head, whatever its route.

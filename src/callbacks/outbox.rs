@@ -3,6 +3,7 @@
 //! A lease ends by itself: what a crashed replica had is taken by another one. Whatever happens in between, a callback may
 //! arrive twice, and never not at all; its id stays the same.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::CallbackError;
-use super::delivery::{Deliverer, Targets};
+use super::delivery::{Deliverer, Sent, Targets};
 use super::places::Places;
 use super::schedule::Schedule;
 use super::signature::sign;
@@ -22,6 +23,7 @@ use crate::domain::callback::{Attempt, CallbackSecret};
 use crate::domain::clock::Clock;
 use crate::store::{AfterAttempt, Lease, LeasedDelivery, Store, StoreError};
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::trace::{self, Work};
 
 /// How often the outbox is looked at although nobody asks for it.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -192,8 +194,8 @@ impl Outbox {
             return Ended::Next(Some(lease.until));
         }
         let headers = headers(&what.id.to_string(), at, &what.body, &secrets);
-        let sent = self.deliverer.send(&what.url, &headers, what.body.clone());
-        let sent = sent.await;
+        let work = Work::named("POST").asked_by(what.traceparent.as_deref());
+        let sent = trace::work(work.calling(), self.send(delivery, headers)).await;
         let now = self.now();
         let after = self.schedule.after(&sent, delivery, now, chance());
         let attempt = Attempt {
@@ -223,6 +225,25 @@ impl Outbox {
             AfterAttempt::Again(at) => Some(at),
             _ => None,
         })
+    }
+
+    /// Sends a delivery, as a part of the trace that it tells of.
+    async fn send(&self, delivery: &LeasedDelivery, mut headers: Headers) -> Sent {
+        let what = &delivery.what;
+        note_call(delivery);
+        headers.extend(trace::traceparent().map(|parent| ("traceparent", parent)));
+        let sent = self.deliverer.send(&what.url, &headers, what.body.clone());
+        let sent = sent.await;
+        if let Some(status) = sent.status {
+            trace::note_count("http.response.status_code", u64::from(status));
+        }
+        if sent.error.is_some() {
+            trace::failed(match sent.status {
+                Some(status) => status.to_string().into(),
+                None => Cow::Borrowed("no_answer"),
+            });
+        }
+        sent
     }
 
     /// Records an attempt. While the store is away it is tried until the lease ends: then another attempt is made.
@@ -280,13 +301,32 @@ impl Outbox {
     }
 }
 
+/// What is told of a call before it is made. Of its address no more than the host: the rest may be a secret between the receiver
+/// and its tenant.
+fn note_call(delivery: &LeasedDelivery) {
+    let what = &delivery.what;
+    trace::note("http.request.method", "POST");
+    trace::note("lensgate.callback.id", what.id.to_string());
+    trace::note("lensgate.callback.event", what.event.as_str());
+    if delivery.attempts > 0 {
+        trace::note_count("http.request.resend_count", u64::from(delivery.attempts));
+    }
+    let url = what.url.parse::<http::Uri>().ok();
+    if let Some((url, host)) = url.as_ref().and_then(|url| Some((url, url.host()?))) {
+        let scheme = url.scheme_str().unwrap_or("https");
+        let usual = if scheme == "http" { 80 } else { 443 };
+        let port = url.port_u16().unwrap_or(usual);
+        trace::note("url.full", format!("{scheme}://{host}:{port}/REDACTED"));
+        trace::note("server.address", host);
+        trace::note_count("server.port", u64::from(port));
+    }
+}
+
+/// Names of headers, and their values.
+type Headers = Vec<(&'static str, String)>;
+
 /// The headers of the scheme. Without a secret there is no signature.
-fn headers(
-    id: &str,
-    at: DateTime<Utc>,
-    body: &str,
-    secrets: &[CallbackSecret],
-) -> Vec<(&'static str, String)> {
+fn headers(id: &str, at: DateTime<Utc>, body: &str, secrets: &[CallbackSecret]) -> Headers {
     let timestamp = at.timestamp();
     let valid = secrets.iter().filter(|secret| secret.is_valid(at));
     let signature = sign(

@@ -9,6 +9,7 @@ use crate::domain::callback::{EventKind, NewDelivery};
 use crate::domain::ids::ModelId;
 use crate::domain::tenant::TenantId;
 use crate::store::{StoreError, Subscriber, Telling};
+use crate::telemetry::trace;
 
 /// Something that happened to a model.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,7 +36,9 @@ impl Outbox {
         let event = news.telling.event;
         let deliveries: Vec<NewDelivery> = concerned(&subscribers, event, &news.model)
             .into_iter()
-            .map(|(tenant, url)| NewDelivery::of(event, tenant, url, &news.data, now))
+            .map(|(tenant, url)| {
+                NewDelivery::of(event, tenant, url, &news.data, now).of_trace(trace::traceparent())
+            })
             .collect();
         let is_new = self
             .store()

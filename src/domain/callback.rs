@@ -85,6 +85,8 @@ pub struct NewDelivery {
     pub body: String,
     /// When it was made.
     pub created_at: DateTime<Utc>,
+    /// The span of what it tells of, as `traceparent` writes it.
+    pub traceparent: Option<String>,
 }
 
 impl NewDelivery {
@@ -109,6 +111,16 @@ impl NewDelivery {
             url: url.to_owned(),
             body: body.to_string(),
             created_at: now,
+            traceparent: None,
+        }
+    }
+
+    /// The same as a part of a trace, by its `traceparent`.
+    #[must_use]
+    pub fn of_trace(self, traceparent: Option<String>) -> Self {
+        Self {
+            traceparent,
+            ..self
         }
     }
 

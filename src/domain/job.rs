@@ -92,6 +92,8 @@ pub struct Job {
     pub callback_url: Option<String>,
     /// When it was taken in.
     pub created_at: DateTime<Utc>,
+    /// The request's span, as `traceparent` writes it.
+    pub traceparent: Option<String>,
 }
 
 /// A picture of a job.

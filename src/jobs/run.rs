@@ -16,6 +16,7 @@ use crate::domain::callback::{EventKind, NewDelivery};
 use crate::domain::error::ErrorKind;
 use crate::domain::job::{Job, JobStanding, JobState};
 use crate::store::{EndedJob, GivenBack, StoreError, TakenJob, TakenPicture};
+use crate::telemetry::trace::{self, Work};
 
 /// A job waits for a part of its age before it is tried again, within these bounds.
 const PART_OF_ITS_AGE: i32 = 4;
@@ -64,9 +65,23 @@ impl Jobs {
         since: Instant,
         last: CancellationToken,
     ) {
+        let work = Work::named("job")
+            .asked_by(taken.job.traceparent.as_deref())
+            .of_request(taken.job.asked.request_id)
+            .consuming();
+        trace::work(work, self.carry_out_noted(&taken, lease, since, last)).await;
+    }
+
+    async fn carry_out_noted(
+        &self,
+        taken: &TakenJob,
+        lease: Uuid,
+        since: Instant,
+        last: CancellationToken,
+    ) {
         let id = taken.job.asked.request_id;
         let _in_hand = self.parts.metrics.jobs.in_hand();
-        let mut run = match Run::of(&self, &taken, lease) {
+        let mut run = match Run::of(self, taken, lease) {
             Ok(run) => run,
             Err(error) => {
                 // A newer release wrote them: it may take the job when the lease ends.
@@ -108,6 +123,8 @@ impl<'a> Run<'a> {
             series: Some(jobs.parts.metrics.tenant(&tenant)),
             comes_again: true,
         };
+        trace::tenant(&caller.name);
+        trace::model(&job.model);
         let results = taken.pictures.iter().map(|picture| picture.result.clone());
         Ok(Self {
             jobs,
@@ -145,7 +162,7 @@ impl<'a> Run<'a> {
             }
             // The last try's failure stands, and is remembered.
             self.caller.comes_again = !self.is_late();
-            match self.classify(picture).await {
+            match trace::picture(picture.index, self.classify(picture)).await {
                 None => return Next::Nothing,
                 Some(Err(error)) if self.may_pass(&error) && self.caller.comes_again => {
                     return Next::Again(self.again_after(&error));
@@ -324,7 +341,8 @@ impl<'a> Run<'a> {
         };
         let delivery = job.callback_url.as_deref().map(|url| {
             let event = EventKind::PredictionCompleted;
-            NewDelivery::of(event, job.asked.tenant, url, &standing.told(), now)
+            let told = standing.told();
+            NewDelivery::of(event, job.asked.tenant, url, &told, now).of_trace(trace::traceparent())
         });
         let end = EndedJob {
             state: standing.state,

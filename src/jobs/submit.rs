@@ -13,6 +13,7 @@ use crate::domain::job::{Job, JobPicture, PictureContent};
 use crate::domain::prediction::Asked;
 use crate::domain::tenant::TenantId;
 use crate::store::{JobBounds, Kept, NewJob, NewJobKey};
+use crate::telemetry::trace;
 
 /// How long a client's own name for a request is remembered.
 const NAMES_ARE_KEPT: TimeDelta = TimeDelta::hours(24);
@@ -80,6 +81,7 @@ impl Jobs {
             terms: serde_json::to_value(terms).map_err(failed)?,
             callback_url,
             created_at: now,
+            traceparent: trace::traceparent(),
         };
         let bounds = JobBounds {
             jobs: self.settings.max_queued_per_tenant,

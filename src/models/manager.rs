@@ -21,6 +21,7 @@ use crate::backend::memory;
 use crate::domain::ids::{ModelId, VersionNumber};
 use crate::model_store::{ModelStore, StoreError, Watcher};
 use crate::store::ModelWish;
+use crate::telemetry::trace::{self, Work};
 
 /// Why the manager could not start.
 #[derive(Debug, thiserror::Error)]
@@ -296,7 +297,16 @@ impl ModelManager {
         // A panic in a runtime's Rust parts is a failure like another.
         let outcome = catch_unwind(AssertUnwindSafe(|| {
             let wanted = || load.is_wanted();
-            self.loader.load(candidate, &progress, &wanted)
+            let load = || {
+                trace::model(&candidate.model);
+                trace::version(candidate.number);
+                let loaded = self.loader.load(candidate, &progress, &wanted);
+                if loaded.is_err() {
+                    trace::failed("version_failed");
+                }
+                loaded
+            };
+            trace::work_here(Work::named("load version"), load)
         }));
         let outcome = outcome.unwrap_or_else(|_| Err(LoadError::of("loading it panicked".into())));
         let outcome = outcome.and_then(|loaded| {

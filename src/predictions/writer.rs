@@ -12,6 +12,7 @@ use super::record;
 use crate::domain::clock::Clock;
 use crate::domain::prediction::Prediction;
 use crate::store::{Store, StoreError};
+use crate::telemetry::trace::{self, Work};
 
 /// Predictions of one transaction: most, and least where the database is slow.
 const MOST: usize = 2000;
@@ -97,7 +98,15 @@ impl PredictionWriter {
         let mut predictions = waiting.predictions;
         self.note_oldest(predictions.first());
         self.leave_expired_out(&mut predictions);
-        let stored = self.store_all(&predictions).await;
+        let storing = async {
+            trace::note_count("lensgate.predictions", count(predictions.len()));
+            let stored = self.store_all(&predictions).await;
+            if stored.is_err() {
+                trace::failed("store_unavailable");
+            }
+            stored
+        };
+        let stored = trace::work(Work::named("store predictions"), storing).await;
         self.note(stored.as_ref().err().map(ToString::to_string).as_deref());
         stored.map_err(|_| ())?;
         let advanced = self.log.advance(end).await;

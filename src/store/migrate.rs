@@ -37,7 +37,7 @@ macro_rules! embedded {
 }
 
 /// All migrations, in order.
-const MIGRATIONS: [Embedded; 8] = embedded![
+const MIGRATIONS: [Embedded; 9] = embedded![
     "0001_tenants_keys_and_operators",
     "0002_predictions",
     "0003_callbacks",
@@ -46,6 +46,7 @@ const MIGRATIONS: [Embedded; 8] = embedded![
     "0006_rollouts",
     "0007_feedback",
     "0008_canaries_and_comparisons",
+    "0009_traces",
 ];
 
 impl Embedded {

@@ -43,7 +43,7 @@ macro_rules! columns {
     };
     (callback_deliveries) => {
         "id, tenant_id, event, url, body, state, attempts, begun_at, next_attempt_at, created_at, \
-         last_status, last_error, finished_at"
+         last_status, last_error, finished_at, traceparent"
     };
     (callback_attempts) => {
         "at, status, error, duration_ms"
@@ -53,7 +53,7 @@ macro_rules! columns {
     };
     (jobs) => {
         "id, tenant_id, key_id, client_request_id, trace_id, model, terms, callback_url, created_at, state, \
-         results"
+         results, traceparent"
     };
     (audit) => {
         "id, at, actor, token_id, action, target, value_before, value_after, address, request_id"
@@ -292,6 +292,7 @@ impl FromRow<'_, R> for Found<NewDelivery> {
             url: row.try_get("url")?,
             body: row.try_get("body")?,
             created_at: row.try_get("created_at")?,
+            traceparent: row.try_get("traceparent")?,
         }))
     }
 }
@@ -383,6 +384,7 @@ impl FromRow<'_, R> for Found<JobStanding> {
                 terms: serde_json::from_str(row.try_get("terms")?).map_err(strange)?,
                 callback_url: row.try_get("callback_url")?,
                 created_at: row.try_get("created_at")?,
+                traceparent: row.try_get("traceparent")?,
             },
             state: word(row.try_get("state")?)?,
             results: serde_json::from_str(results.unwrap_or("[]")).map_err(strange)?,

@@ -89,7 +89,7 @@ const MAY_IMPORT: [(&str, &[&str]); 16] = [
 const ROOF: [&str; 4] = ["app", "cli", "lifecycle", "main"];
 
 /// Crate → the places that may name it.
-const DOORS: [(&str, &[&str]); 25] = [
+const DOORS: [(&str, &[&str]); 28] = [
     ("poem", &["api/", "app.rs"]),
     ("poem_openapi", &["api/"]),
     ("hyper", &["api/listener"]),
@@ -117,10 +117,14 @@ const DOORS: [(&str, &[&str]); 25] = [
             "cli/push.rs",
             "cli/rollout",
             "callbacks/delivery",
+            "telemetry/otlp",
         ],
     ),
     ("hmac", &["callbacks/signature.rs"]),
     ("prometheus", &["telemetry/metrics/page.rs"]),
+    ("opentelemetry_proto", &["telemetry/"]),
+    ("tonic", &["telemetry/otlp"]),
+    ("prost", &["telemetry/otlp"]),
     (
         "object_store",
         &["predictions/archive", "model_store/remote.rs"],

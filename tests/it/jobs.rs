@@ -353,6 +353,7 @@ async fn a_model_that_a_replica_has_not_seen_yet_is_waited_for(database: &TestDa
         terms: json!({"version": "1", "top_k": null, "min_confidence": null, "cache": "allowed"}),
         callback_url: None,
         created_at: chrono::Utc::now(),
+        traceparent: None,
     };
     let new = NewJob {
         job: &job,

@@ -65,6 +65,7 @@ mod rollouts;
 mod settings;
 mod shadow;
 mod store;
+mod traces;
 mod tune;
 mod uploads;
 mod vision_fixtures;

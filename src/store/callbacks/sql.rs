@@ -464,8 +464,8 @@ impl SqlStore<Db> {
     ) -> Result<(), StoreError> {
         query(
             "INSERT INTO callback_deliveries (id, tenant_id, event, url, lane, body, state, attempts, \
-             begun_at, next_attempt_at, created_at, asked_at) \
-             SELECT $1, id, $2, $3, $4, $5, 'pending', 0, $6, $6, $6, $7 FROM tenants WHERE id = $8",
+             begun_at, next_attempt_at, created_at, asked_at, traceparent) \
+             SELECT $1, id, $2, $3, $4, $5, 'pending', 0, $6, $6, $6, $7, $8 FROM tenants WHERE id = $9",
         )
         .bind(delivery.id)
         .bind(delivery.event.as_str())
@@ -474,6 +474,7 @@ impl SqlStore<Db> {
         .bind(&delivery.body)
         .bind(delivery.created_at)
         .bind(asked_at)
+        .bind(&delivery.traceparent)
         .bind(delivery.tenant.0)
         .execute(writer)
         .await

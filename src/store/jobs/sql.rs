@@ -351,8 +351,8 @@ impl SqlStore<Db> {
         let bytes = new.pictures.iter().map(JobPicture::bytes).sum::<u64>();
         query(
             "INSERT INTO jobs (id, tenant_id, key_id, client_request_id, trace_id, model, terms, \
-             callback_url, created_at, state, due_at, attempts, waiting_bytes) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'queued', $9, 0, $10)",
+             callback_url, created_at, state, due_at, attempts, waiting_bytes, traceparent) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'queued', $9, 0, $10, $11)",
         )
         .bind(asked.request_id)
         .bind(asked.tenant.0)
@@ -364,6 +364,7 @@ impl SqlStore<Db> {
         .bind(&job.callback_url)
         .bind(job.created_at)
         .bind(i64::try_from(bytes).unwrap_or(i64::MAX))
+        .bind(&job.traceparent)
         .execute(&mut *writer)
         .await
         .map_err(|error| refusal(error, JOB, TENANT))?;

@@ -156,7 +156,7 @@ fn of_picture(picture: &Picture, span: Span, clock: &Clock) -> Span {
             .map(|version| version_of(version.get())),
     );
     let failed = picture.failure.get();
-    attributes.extend(failed.map(|code| text("error.type", *code)));
+    attributes.extend(failed.map(|code| text("error.type", &**code)));
     Span {
         span_id: picture.context.span.to_be_bytes().to_vec(),
         name: "picture".to_owned(),

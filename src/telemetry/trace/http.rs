@@ -160,7 +160,7 @@ impl Kept {
             let value = Value::IntValue(status.into());
             attributes.push(of("http.response.status_code", value));
         }
-        match (status, list.failure) {
+        match (status, list.failure.as_deref()) {
             (None, _) => attributes.push(text("error.type", "client_left")),
             (Some(500..), Some(code)) => attributes.push(text("error.type", code)),
             (Some(status @ 500..), None) => {

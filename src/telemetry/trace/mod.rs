@@ -4,6 +4,7 @@
 //! trace that is kept becomes spans, at its end, when it is known whether it failed or was slow. Without a collector nothing is
 //! noted. Whoever runs within a request finds it by the task that it runs in: no room hands it on.
 
+use std::borrow::Cow;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -29,7 +30,7 @@ pub use context::TraceContext;
 pub use http::{Head, Request};
 pub(super) use statements::Statements;
 pub use statements::statements;
-pub use work::{Work, work};
+pub use work::{Work, work, work_here};
 
 use export::Ended;
 use sampling::Sampling;
@@ -96,7 +97,7 @@ struct Picture {
     version: OnceLock<VersionNumber>,
     began: Instant,
     ended: OnceLock<Instant>,
-    failure: OnceLock<&'static str>,
+    failure: OnceLock<Cow<'static, str>>,
 }
 
 /// What a trace notes until it ends.
@@ -112,7 +113,7 @@ struct Notes {
 #[derive(Debug, Default)]
 struct List {
     route: Option<Arc<str>>,
-    failure: Option<&'static str>,
+    failure: Option<Cow<'static, str>>,
     attributes: Vec<KeyValue>,
     pictures: Vec<Arc<Picture>>,
     steps: Vec<Step>,
@@ -226,8 +227,15 @@ pub fn note(key: &str, value: impl Into<String>) {
     noting(|_, list| list.attributes.push(otlp::text(key, value)));
 }
 
+/// The same, of something that is counted.
+pub fn note_count(key: &str, count: u64) {
+    let count = i64::try_from(count).unwrap_or(i64::MAX);
+    noting(|_, list| list.attributes.push(otlp::of(key, Value::IntValue(count))));
+}
+
 /// Why it comes to nothing: a code of ours. What is known first stands. Of several pictures each has its own.
-pub fn failed(code: &'static str) {
+pub fn failed(code: impl Into<Cow<'static, str>>) {
+    let code = code.into();
     noting(|current, list| match &current.picture {
         Some(picture) => {
             picture.failure.get_or_init(|| code);
@@ -246,6 +254,12 @@ pub fn current() -> Option<TraceContext> {
         None => current.scope.context,
     })
     .flatten()
+}
+
+/// The same as the header `traceparent` has it.
+#[must_use]
+pub fn traceparent() -> Option<String> {
+    current().map(|context| context.to_string())
 }
 
 /// Works on one picture of several: its steps become its own.
@@ -280,7 +294,7 @@ pub async fn picture<T>(index: u32, work: impl Future<Output = T>) -> T {
 /// A step of what is under way.
 #[derive(Debug)]
 pub struct Step {
-    name: std::borrow::Cow<'static, str>,
+    name: Cow<'static, str>,
     kind: SpanKind,
     began: Instant,
     ended: Instant,

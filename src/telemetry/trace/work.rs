@@ -3,8 +3,11 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use opentelemetry_proto::tonic::common::v1::KeyValue;
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
+use uuid::Uuid;
 
+use super::super::otlp::text;
 use super::export::Ended;
 use super::{CURRENT, Current, Scope, TraceContext};
 
@@ -14,6 +17,7 @@ pub struct Work {
     name: Cow<'static, str>,
     kind: SpanKind,
     parent: Option<TraceContext>,
+    request: Option<Uuid>,
 }
 
 impl Work {
@@ -24,6 +28,7 @@ impl Work {
             name: name.into(),
             kind: SpanKind::Internal,
             parent: None,
+            request: None,
         }
     }
 
@@ -31,6 +36,13 @@ impl Work {
     #[must_use]
     pub fn asked_by(mut self, traceparent: Option<&str>) -> Self {
         self.parent = traceparent.and_then(TraceContext::parse);
+        self
+    }
+
+    /// The request that it goes on with.
+    #[must_use]
+    pub fn of_request(mut self, id: Uuid) -> Self {
+        self.request = Some(id);
         self
     }
 
@@ -60,19 +72,36 @@ impl Drop for Ending {
         scope.end(failed, |_| Ended {
             name: work.name.clone().into_owned(),
             kind: work.kind,
-            attributes: Vec::new(),
+            attributes: scope.request_id.iter().map(of_request).collect(),
             failed,
         });
     }
 }
 
+fn of_request(id: &Uuid) -> KeyValue {
+    text("lensgate.request_id", id.to_string())
+}
+
 /// Does a piece of work: whatever runs within finds it.
 pub async fn work<T>(what: Work, work: impl Future<Output = T>) -> T {
-    let scope = Arc::new(Scope::begin(what.parent, None));
-    let _ending = Ending(Arc::clone(&scope), what);
+    let (current, _ending) = begin(what);
+    CURRENT.scope(current, work).await
+}
+
+/// The same on a thread that may block.
+pub fn work_here<T>(what: Work, work: impl FnOnce() -> T) -> T {
+    let (current, _ending) = begin(what);
+    CURRENT.sync_scope(current, work)
+}
+
+fn begin(what: Work) -> (Current, Ending) {
+    let mut scope = Scope::begin(what.parent, None);
+    scope.request_id = what.request;
+    let scope = Arc::new(scope);
+    let ending = Ending(Arc::clone(&scope), what);
     let current = Current {
         scope,
         picture: None,
     };
-    CURRENT.scope(current, work).await
+    (current, ending)
 }

@@ -50,7 +50,9 @@ fn telling(subject: &str, event: EventKind, mark: &str) -> Telling {
 
 fn delivery(tenant: &Tenant, url: &str, number: i64) -> NewDelivery {
     let data = json!({"number": number, "text": "ä\"'"});
-    NewDelivery::of(EventKind::VersionLive, tenant.id, url, &data, at(number))
+    let traceparent = (number % 2 == 0)
+        .then(|| "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned());
+    NewDelivery::of(EventKind::VersionLive, tenant.id, url, &data, at(number)).of_trace(traceparent)
 }
 
 /// Puts deliveries into the outbox.

@@ -63,6 +63,7 @@ fn job(tenant: &Tenant, micros: i64) -> Job {
         terms: json!({"version": "stable", "top_k": null, "min_confidence": 0.1}),
         callback_url: Some("https://example.org/a?b=c".to_owned()),
         created_at: at(micros),
+        traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned()),
     }
 }
 
