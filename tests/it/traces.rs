@@ -271,9 +271,7 @@ async fn a_batch_has_a_span_a_picture_and_runs_of_several_are_tied_to_them() {
     trace.assert_nested();
     let root = trace.root();
     assert_eq!(root.name, "POST /v1/models/{model}/batch-classify");
-    let below = [
-        "auth", "route", "limit", "receive", "limit", "picture", "picture",
-    ];
+    let below = ["auth", "route", "limit", "receive", "picture", "picture"];
     assert_eq!(trace.below(root), below);
     let pictures: Vec<&Span> = trace
         .0
