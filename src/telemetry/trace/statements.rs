@@ -142,7 +142,16 @@ impl Told {
 /// What a statement does, and with which table: its first word, and the first name after `FROM`, `INTO`, `UPDATE` or `TABLE`.
 fn said(sql: &str) -> (String, Option<String>) {
     let mut words = sql.split_whitespace();
-    let operation = words.next().unwrap_or("SQL").trim_end_matches(';');
+    let mut operation = words.next().unwrap_or("SQL").trim_end_matches(';');
+    if operation.eq_ignore_ascii_case("WITH") {
+        // What comes before the change is only what it is made from.
+        let changes = ["INSERT", "UPDATE", "DELETE"];
+        let mut main = words.clone();
+        operation = "SELECT";
+        if let Some(change) = main.find(|word| changes.contains(word)) {
+            (operation, words) = (change, main);
+        }
+    }
     let operation = operation.to_ascii_uppercase();
     let is_name = |word: &&str| {
         let name = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
@@ -197,6 +206,16 @@ mod tests {
                 "SELECT COUNT(*) FROM (SELECT 1 FROM told WHERE a)",
                 "SELECT",
                 Some("told"),
+            ),
+            (
+                "WITH a AS (SELECT x FROM b) INSERT INTO c SELECT x FROM a",
+                "INSERT",
+                Some("c"),
+            ),
+            (
+                "WITH a AS (SELECT x FROM b) SELECT x FROM a",
+                "SELECT",
+                Some("b"),
             ),
             ("BEGIN IMMEDIATE", "BEGIN", None),
             ("COMMIT;", "COMMIT", None),
