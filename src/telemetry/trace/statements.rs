@@ -17,9 +17,9 @@ use tracing_subscriber::registry::LookupSpan;
 use super::super::otlp::text;
 use super::{Current, Step, here, is_noted};
 
-/// The target of the one span, and of sqlx's events.
+/// The target of the one span, and of sqlx's events, by its parts.
 const OURS: &str = "lensgate::statements";
-const SQLX: &str = "sqlx::query";
+const SQLX: [&str; 2] = ["sqlx", "query"];
 
 /// Calls of a database: what it is asked for within becomes steps of whatever asks. `system` is its name among OpenTelemetry's.
 pub fn statements<F: Future>(system: &'static str, call: F) -> Instrumented<F> {
@@ -37,7 +37,7 @@ pub(in crate::telemetry) struct Statements;
 impl Statements {
     /// Whether it wants to hear of something of this target.
     pub(in crate::telemetry) fn hears(target: &str) -> bool {
-        target == OURS || target == SQLX
+        target == OURS || target.split("::").eq(SQLX)
     }
 }
 
