@@ -119,6 +119,13 @@ impl Scene {
             .admin(Method::GET, "/status", None)
             .await
             .assert_ok();
+        if number % 20 == 1 {
+            for order in ["pause", "resume"] {
+                let path = format!("/models/digits/rollout/{order}");
+                let body = Some(json!({"reason": "to be seen"}));
+                gateway.admin(Method::POST, &path, body).await.assert_ok();
+            }
+        }
     }
 
     async fn tell(&self, answer: &Value, label: &str) {
