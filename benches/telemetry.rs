@@ -101,7 +101,8 @@ fn collector() -> Collector {
     let (tell, told) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         load::runtime().block_on(async move {
-            tell.send(Collector::start().await).expect("it is waited for");
+            tell.send(Collector::start().await)
+                .expect("it is waited for");
             std::future::pending::<()>().await;
         });
     });

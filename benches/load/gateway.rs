@@ -35,11 +35,7 @@ impl Gateway {
     }
 
     /// The same of this program, with these variables and a cache.
-    pub(crate) async fn start_by(
-        program: &Path,
-        store: &Path,
-        variables: &[(&str, &str)],
-    ) -> Self {
+    pub(crate) async fn start_by(program: &Path, store: &Path, variables: &[(&str, &str)]) -> Self {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let data = tempfile::tempdir().expect("a folder");
         let database = format!("sqlite://{}/lensgate.db", data.path().display());

@@ -106,7 +106,8 @@ const DOORS: [(&str, &[&str]); 28] = [
     ("moka", &["classify/cache.rs"]),
     ("indicatif", &["cli/"]),
     ("toml_edit", &["cli/tune/", "model_store/manifest.rs"]),
-    ("sqlx", &["store/"]),
+    // Its events are heard by the name that it gives them.
+    ("sqlx", &["store/", "telemetry/trace/statements.rs"]),
     ("trait_gen", &["store/"]),
     ("governor", &["access/limiter.rs"]),
     ("dashmap", &["access/"]),
