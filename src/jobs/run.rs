@@ -69,7 +69,8 @@ impl Jobs {
             .asked_by(taken.job.traceparent.as_deref())
             .of_request(taken.job.asked.request_id)
             .consuming();
-        trace::work(work, self.carry_out_noted(&taken, lease, since, last)).await;
+        let noted = Box::pin(self.carry_out_noted(&taken, lease, since, last));
+        trace::work(work, noted).await;
     }
 
     async fn carry_out_noted(

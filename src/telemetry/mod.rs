@@ -44,7 +44,7 @@ static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 pub fn init(config: &TelemetryConfig, traces: bool) -> Result<(), TelemetryError> {
     let (filter, handle) = reload::Layer::new(filter(config)?);
     // Lines have the request's facts; `tracing` spans of libraries are none of them.
-    let events = filter_fn(|metadata| metadata.is_event());
+    let events = filter_fn(|metadata| !metadata.is_span());
     let filter = filter.and(events.with_max_level_hint(LevelFilter::TRACE));
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let lines = match config.log_format {

@@ -28,7 +28,24 @@ fn sample(name: &str) -> Vec<u8> {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    let bytes = bytes.iter();
+    bytes.fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
+}
+
+/// Waits until metrics of ours have come, too.
+async fn assert_metrics(collector: &Collector) {
+    let names = || {
+        let all = collector.metrics().into_iter();
+        let all = all.flat_map(|one| one.resource_metrics);
+        let all = all.flat_map(|one| one.scope_metrics);
+        let all = all.flat_map(|one| one.metrics);
+        all.map(|one| one.name).collect::<Vec<String>>()
+    };
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !names().iter().any(|name| name.starts_with("lensgate")) {
+        assert!(Instant::now() < deadline, "only {:?}", names());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 /// The binary over a store, sending to a collector.
@@ -38,6 +55,7 @@ async fn serve(store: &TestStore, collector: &Collector, variables: &[(&str, &st
         ("LENSGATE__TELEMETRY__OTLP_ENDPOINT", url.as_str()),
         ("LENSGATE__MODEL_STORE__URL", models),
         ("LENSGATE__SERVER__DRAIN_DELAY", "0"),
+        ("LENSGATE__TELEMETRY__METRICS_INTERVAL", "500ms"),
         ("LENSGATE__CALLBACKS__ALLOW_PRIVATE", "true"),
     ];
     let served = Served::start(&[&usual[..], variables].concat());
@@ -125,7 +143,8 @@ async fn a_request_is_one_trace_with_its_steps() {
     // What the answer says of its time is what the spans say.
     let took = |name| {
         let span = trace.one(name);
-        (span.end_time_unix_nano - span.start_time_unix_nano) as f64 / 1e6
+        let nanos = span.end_time_unix_nano - span.start_time_unix_nano;
+        Duration::from_nanos(nanos).as_secs_f64() * 1e3
     };
     let said = |name: &str| answer.body["timing_ms"][name].as_f64().expect("a time");
     assert!(
@@ -148,6 +167,7 @@ async fn a_request_is_one_trace_with_its_steps() {
     assert_eq!(resource["service.name"], "lensgate");
     assert_eq!(resource["service.version"], env!("CARGO_PKG_VERSION"));
     assert!(resource.contains_key("service.instance.id") && resource.contains_key("host.name"));
+    assert_metrics(&collector).await;
     // Models are loaded, and predictions stored, in traces of their own.
     let loaded = collector.until(|span| span.name == "load version").await;
     assert_eq!(
@@ -186,6 +206,7 @@ async fn a_callers_trace_is_gone_on_with_as_the_caller_decides() {
     );
     assert_eq!(collector.headers()[0]["x-collector-key"], "a secret");
     assert!(!served.log().contains("a secret"));
+    assert_metrics(&collector).await;
     // The prediction is found by its trace.
     let path = format!("{}/admin/v1/predictions?limit=10", served.admin_base);
     let found = async || {
@@ -330,11 +351,11 @@ async fn a_job_and_its_callback_belong_to_the_trace_of_who_asked() {
     let query = format!("?callback_url={}", receiver.url("/a-path-that-is-secret"));
     let answer = classify(&served, &query, Some(&parent(true))).await;
     assert_eq!(answer.status, 202, "{answer:?}");
-    let received = receiver.until(1).await;
+    let calls = receiver.until(1).await;
     let called = collector.until(|span| span.name == "POST").await;
     let call = called.one("POST");
     assert_eq!(
-        received[0].header("traceparent"),
+        calls[0].header("traceparent"),
         format!("00-{TRACE}-{}-01", hex(&call.span_id))
     );
     assert_eq!(call.kind, i32::from(SpanKind::Client));

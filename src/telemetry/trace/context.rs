@@ -95,13 +95,11 @@ pub(super) fn span_id() -> u64 {
 /// Where a thread's ids begin.
 fn seed() -> u64 {
     let mut bytes = [0; 8];
-    match getrandom::fill(&mut bytes) {
-        Ok(()) => u64::from_le_bytes(bytes),
-        Err(_) => {
-            let (high, low) = uuid::Uuid::now_v7().as_u64_pair();
-            high ^ low.rotate_left(32)
-        }
+    if getrandom::fill(&mut bytes).is_ok() {
+        return u64::from_le_bytes(bytes);
     }
+    let (high, low) = uuid::Uuid::now_v7().as_u64_pair();
+    high ^ low.rotate_left(32)
 }
 
 #[cfg(test)]
