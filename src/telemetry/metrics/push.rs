@@ -51,6 +51,9 @@ impl Pushes {
     }
 }
 
+/// How long the last page may take.
+const TO_SEND_THE_LAST: Duration = Duration::from_secs(1);
+
 /// Sends all metrics every `interval` until `stop`, and once more then. Who is away misses them: they are sums, and the next
 /// page has it all.
 pub(crate) async fn push(
@@ -76,7 +79,16 @@ pub(crate) async fn push(
             // The runtime ends.
             return;
         };
-        let sent = sender.metrics(page).await;
+        let sending = sender.metrics(page);
+        let sent = if is_last {
+            // Nobody waits longer for a gateway to end.
+            match tokio::time::timeout(TO_SEND_THE_LAST, sending).await {
+                Ok(sent) => sent,
+                Err(_) => return,
+            }
+        } else {
+            sending.await
+        };
         let was_away = pushes.away.swap(sent.is_err(), Ordering::Relaxed);
         match sent {
             Ok(()) => {
