@@ -15,9 +15,9 @@ use serde_json::{Value, json};
 use crate::fixture::digits::{Digit, test_split};
 use crate::fixture::gateway::TestGateway;
 use crate::fixture::receiver::Receiver;
+use crate::fixture::root;
 use crate::fixture::script::Script;
 use crate::fixture::store::TestStore;
-use crate::fixture::{read, root};
 
 const CLASSIFY: &str = "/v1/models/digits/classify";
 
