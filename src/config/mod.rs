@@ -336,21 +336,6 @@ mod tests {
             ),
             (&[], &["archive.sample=all"], ["archive.sample", "number"]),
             (
-                &[],
-                &["telemetry.trace_ratio=1.5"],
-                ["telemetry.trace_ratio", "0 to 1"],
-            ),
-            (
-                &[],
-                &["telemetry.otlp_endpoint=collector:4317"],
-                ["telemetry.otlp_endpoint", "http://"],
-            ),
-            (
-                &[],
-                &["telemetry.otlp_protocol=json"],
-                ["otlp_protocol", "grpc"],
-            ),
-            (
                 &[("LENSGATE__STORE__URL", "mysql://x")],
                 &[],
                 ["store.url", "sqlite://"],
@@ -362,6 +347,26 @@ mod tests {
                     error.contains(word),
                     "{variables:?} {flags:?} gave {error:?}"
                 );
+            }
+        }
+    }
+
+    #[test]
+    fn mistakes_about_the_collector_name_the_key() {
+        for (flag, words) in [
+            (
+                "telemetry.trace_ratio=1.5",
+                ["telemetry.trace_ratio", "0 to 1"],
+            ),
+            (
+                "telemetry.otlp_endpoint=collector:4317",
+                ["telemetry.otlp_endpoint", "http://"],
+            ),
+            ("telemetry.otlp_protocol=json", ["otlp_protocol", "grpc"]),
+        ] {
+            let error = load(&[], &[flag]).expect_err("refused").to_string();
+            for word in words {
+                assert!(error.contains(word), "{flag} gave {error:?}");
             }
         }
     }
