@@ -158,7 +158,7 @@ fn said(sql: &str) -> (String, Option<String>) {
         !word.is_empty() && word.bytes().all(name)
     };
     let named = |word: &str| {
-        let word = word.split(['(', ',', ';']).next().unwrap_or_default();
+        let word = word.split(['(', ')', ',', ';']).next().unwrap_or_default();
         Some(word.trim_matches('"'))
             .filter(is_name)
             .map(str::to_owned)
