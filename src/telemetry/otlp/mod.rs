@@ -3,7 +3,7 @@
 //!
 //! Nothing here waits for a collector on a request's path: spans go through the bounded queue in `queue`.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_client::MetricsServiceClient;
@@ -163,6 +163,9 @@ fn headers(text: &str) -> Option<HeaderMap> {
     Some(headers)
 }
 
+/// This process, until it ends: the same for traces and for metrics.
+static INSTANCE: LazyLock<Uuid> = LazyLock::new(Uuid::now_v7);
+
 /// Who we are: the variables' attributes, then what the settings and the program itself say, which wins.
 fn resource(config: &TelemetryConfig, environment: &Environment) -> Vec<(String, String)> {
     let given = environment.for_collectors(RESOURCE).unwrap_or_default();
@@ -186,7 +189,7 @@ fn resource(config: &TelemetryConfig, environment: &Environment) -> Vec<(String,
         env!("CARGO_PKG_VERSION").to_owned(),
         true,
     );
-    put("service.instance.id", Uuid::now_v7().to_string(), false);
+    put("service.instance.id", INSTANCE.to_string(), false);
     let node = rustix::system::uname();
     put(
         "host.name",
