@@ -95,24 +95,9 @@ impl Logged {
         }
     }
 
-    /// Answers a second, of connections that each ask again as soon as they are answered.
-    async fn rate(&self, request: &Arc<[u8]>, time: Duration) -> f64 {
+    async fn rate(&self, request: &[u8], time: Duration) -> f64 {
         let address = self.gateway.base.trim_start_matches("http://");
-        let started = Instant::now();
-        let calls = (0..CALLERS).map(|_| async {
-            let mut connection = Connection::open(address).await.expect("connected");
-            let mut answered = 0_u32;
-            while started.elapsed() < time {
-                connection.ok(request).await;
-                answered += 1;
-            }
-            answered
-        });
-        let answered: u32 = futures_util::future::join_all(calls)
-            .await
-            .into_iter()
-            .sum();
-        f64::from(answered) / started.elapsed().as_secs_f64()
+        load::callers::rate(address, request, CALLERS, time).await
     }
 
     /// Waits until what was logged is in the database, so that it burdens nobody else's turn.

@@ -24,13 +24,13 @@ mod load;
 mod photo;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fixture::collector::Collector;
 use fixture::gateway::{API_KEY, TestGateway};
 use fixture::store::{TestStore, noted};
-use load::connection::{self, Connection};
+use load::callers::rate;
+use load::connection;
 use load::gateway::Gateway;
 use photo::median;
 use tokio::runtime::Runtime;
@@ -109,25 +109,6 @@ fn collector() -> Collector {
     told.recv().expect("a collector")
 }
 
-/// Answers a second, of connections that each ask again as soon as they are answered.
-async fn rate(gateway: &Gateway, request: &Arc<[u8]>, time: Duration) -> f64 {
-    let started = Instant::now();
-    let calls = (0..CALLERS).map(|_| async {
-        let mut connection = Connection::open(&gateway.address).await.expect("connected");
-        let mut answered = 0_u32;
-        while started.elapsed() < time {
-            connection.ok(request).await;
-            answered += 1;
-        }
-        answered
-    });
-    let answered: u32 = futures_util::future::join_all(calls)
-        .await
-        .into_iter()
-        .sum();
-    f64::from(answered) / started.elapsed().as_secs_f64()
-}
-
 fn cost(runtime: &Runtime, fixtures: &Path, rounds: usize, time: Duration) {
     let store = fixture::real::store(fixtures, &["mobilenetv2"], "ort");
     let photo = fixture::read(fixtures.join("images/cat_meow.jpg"));
@@ -169,7 +150,8 @@ fn cost(runtime: &Runtime, fixtures: &Path, rounds: usize, time: Duration) {
             // Each is first in turn.
             for place in 0..gateways.len() {
                 let place = (place + round) % gateways.len();
-                row[place] = runtime.block_on(rate(&gateways[place], &request, time));
+                row[place] =
+                    runtime.block_on(rate(&gateways[place].address, &request, CALLERS, time));
             }
             // The first round warms up.
             if round > 0 {

@@ -5,23 +5,8 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-wanted=tools/s3/requirements.txt
 folder=.tools/s3
-
-# The list goes in last: it stands for packages that are all there.
-if ! cmp -s "$wanted" "$folder/requirements.txt"; then
-    echo "s3: fetching moto" >&2
-    mkdir -p .tools
-    work=$(mktemp -d .tools/s3.XXXXXX)
-    trap 'rm -rf "$work"' EXIT
-    trap 'exit 1' HUP INT TERM
-    python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --only-binary=:all: --no-deps \
-        --target "$work" --requirement "$wanted"
-    cp "$wanted" "$work/requirements.txt"
-    rm -rf "$folder"
-    mv "$work" "$folder"
-    trap - EXIT HUP INT TERM
-fi
+tools/fetch-packages.sh s3 tools/s3/requirements.txt
 if [ "${1:-}" = --fetch ]; then
     exit
 fi

@@ -56,6 +56,22 @@ impl Callers<'_> {
     }
 }
 
+/// Answers a second of so many connections, each of which asks again as soon as it is answered.
+pub(crate) async fn rate(address: &str, request: &[u8], callers: usize, time: Duration) -> f64 {
+    let started = Instant::now();
+    let calls = (0..callers).map(|_| async {
+        let mut connection = Connection::open(address).await.expect("connected");
+        let mut answered = 0_u32;
+        while started.elapsed() < time {
+            connection.ok(request).await;
+            answered += 1;
+        }
+        answered
+    });
+    let answered: u32 = join_all(calls).await.into_iter().sum();
+    f64::from(answered) / started.elapsed().as_secs_f64()
+}
+
 /// Asks on the connection that is there, or on a new one; leaves there what may be used again.
 pub(super) async fn call(
     kept: &mut Option<Connection>,

@@ -56,16 +56,11 @@ impl Source for Admin {
         }
         let status = self.status();
         tell_degraded(page, &status.degraded);
-        let is_up = if status.store.away_since.is_none() {
-            1.0
-        } else {
-            0.0
-        };
         page.gauge(
             "lensgate_store_up",
             "1 while the database answers.",
             &[],
-            is_up,
+            f64::from(status.store.away_since.is_none()),
         );
         self.tell_store(page);
         if let Some(log) = &status.log {
@@ -113,7 +108,7 @@ fn tell_degraded(page: &mut Page, degraded: &[Degraded]) {
             "lensgate_degraded",
             DEGRADED_HELP,
             &[("reason", reason.as_str())],
-            if is_so { 1.0 } else { 0.0 },
+            f64::from(is_so),
         );
     }
 }
@@ -156,17 +151,12 @@ fn tell_log(page: &mut Page, log: &LogStatus, now_ms: i64) {
         &[],
         real(u64::try_from(lag).unwrap_or_default()) / 1e3,
     );
-    let is = match (&log.trouble, &log.away) {
-        (Some(_), _) => "failing",
-        (None, Some(_)) => "waiting",
-        (None, None) => "ok",
-    };
-    for state in ["ok", "waiting", "failing"] {
+    for state in LogStatus::STATES {
         page.gauge(
             "lensgate_log_state",
             "1 for the state of the prediction log.",
             &[("state", state)],
-            if state == is { 1.0 } else { 0.0 },
+            f64::from(state == log.state()),
         );
     }
 }

@@ -67,6 +67,21 @@ pub struct LogStatus {
     pub away: Option<String>,
 }
 
+impl LogStatus {
+    /// The states that it may be in.
+    pub const STATES: [&'static str; 3] = ["ok", "waiting", "failing"];
+
+    /// `failing` where the spool cannot be written, `waiting` where the database takes nothing, else `ok`.
+    #[must_use]
+    pub fn state(&self) -> &'static str {
+        match (&self.trouble, &self.away) {
+            (Some(_), _) => "failing",
+            (None, Some(_)) => "waiting",
+            (None, None) => "ok",
+        }
+    }
+}
+
 /// Counts of what the writer does.
 #[derive(Debug, Default)]
 pub(super) struct WriterCounts {

@@ -1,7 +1,5 @@
 //! The whole store: what changed since a revision, which is how replicas follow each other, and the first fill.
 
-use std::sync::atomic::Ordering;
-
 use async_trait::async_trait;
 use sqlx::{Postgres, Sqlite, Transaction, query_as, query_scalar};
 use trait_gen::trait_gen;
@@ -27,8 +25,8 @@ impl Store for SqlStore<Db> {
     fn condition(&self) -> StoreCondition {
         let pools = [Some(&self.readers), self.own_writers(), Some(&self.patient)];
         let mut condition = StoreCondition {
-            done: self.calls.done.load(Ordering::Relaxed),
-            failed: self.calls.failed.load(Ordering::Relaxed),
+            done: self.calls.done.get(),
+            failed: self.calls.failed.get(),
             ..StoreCondition::default()
         };
         for pool in pools.into_iter().flatten() {

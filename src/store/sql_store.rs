@@ -3,7 +3,6 @@
 //! The aggregates' files beside this one hold the statements. `trait_gen` repeats each impl for the two drivers.
 
 use std::future::Future;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use sqlx::{Database, Pool, Postgres, Sqlite, Transaction, query, query_scalar};
@@ -12,6 +11,7 @@ use uuid::Uuid;
 
 use super::StoreError;
 use crate::domain::operator::AuditEntry;
+use crate::telemetry::metrics::Counter;
 use crate::telemetry::trace::statements;
 
 /// Rows that one statement writes: with a handful of values each far below what either database takes.
@@ -32,6 +32,8 @@ pub(super) trait Dialect: Database {
     const READ: &'static str;
     /// What it is called in traces.
     const SYSTEM: &'static str;
+    /// Whether there are connections for writing alone.
+    const WRITES_APART: bool;
 }
 
 impl Dialect for Postgres {
@@ -40,6 +42,7 @@ impl Dialect for Postgres {
     const WRITE: &'static str = "BEGIN";
     const READ: &'static str = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY";
     const SYSTEM: &'static str = "postgresql";
+    const WRITES_APART: bool = false;
 }
 
 impl Dialect for Sqlite {
@@ -49,6 +52,7 @@ impl Dialect for Sqlite {
     const WRITE: &'static str = "BEGIN IMMEDIATE";
     const READ: &'static str = "BEGIN";
     const SYSTEM: &'static str = "sqlite";
+    const WRITES_APART: bool = true;
 }
 
 /// The store over one of the two databases.
@@ -60,8 +64,6 @@ pub(super) struct SqlStore<Db: Database> {
     pub(super) readers: Pool<Db>,
     /// Connections for writing; one alone on SQLite, the readers' own on PostgreSQL.
     pub(super) writers: Pool<Db>,
-    /// Whether `writers` are others than `readers`.
-    pub(super) writes_apart: bool,
     /// Connections for what may take longer: few, so that it holds up nobody else.
     pub(super) patient: Pool<Db>,
     /// How long one call may take.
@@ -73,18 +75,17 @@ pub(super) struct SqlStore<Db: Database> {
 /// Calls since the start.
 #[derive(Debug, Default)]
 pub(super) struct Calls {
-    pub(super) done: AtomicU64,
-    pub(super) failed: AtomicU64,
+    pub(super) done: Counter,
+    pub(super) failed: Counter,
 }
 
 impl Calls {
     /// Counts what became of a call. What the caller asked in vain is an answer.
     fn note<T>(&self, outcome: &Result<T, StoreError>) {
-        let count = match outcome {
-            Err(StoreError::Unavailable(_) | StoreError::Failed(_)) => &self.failed,
-            _ => &self.done,
-        };
-        count.fetch_add(1, Ordering::Relaxed);
+        match outcome {
+            Err(StoreError::Unavailable(_) | StoreError::Failed(_)) => self.failed.one(),
+            _ => self.done.one(),
+        }
     }
 }
 
@@ -111,7 +112,7 @@ impl<Db: Dialect> SqlStore<Db> {
 
     /// The connections for writing, where they are others than those for reading.
     pub(super) fn own_writers(&self) -> Option<&Pool<Db>> {
-        self.writes_apart.then_some(&self.writers)
+        Db::WRITES_APART.then_some(&self.writers)
     }
 }
 

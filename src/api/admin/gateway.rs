@@ -114,13 +114,8 @@ struct LogView {
 
 impl LogView {
     fn of(log: &LogStatus) -> Self {
-        let status = match (&log.trouble, &log.away) {
-            (Some(_), _) => "failing",
-            (None, Some(_)) => "waiting",
-            (None, None) => "ok",
-        };
         Self {
-            status: status.to_owned(),
+            status: log.state().to_owned(),
             waiting_bytes: log.waiting_bytes,
             limit_bytes: log.limit_bytes,
             spooled: log.spooled,

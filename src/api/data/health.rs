@@ -71,18 +71,17 @@ impl Readiness {
 
 impl Source for Readiness {
     fn tell(&self, page: &mut Page) {
-        let number = |yes: bool| if yes { 1.0 } else { 0.0 };
         page.gauge(
             "lensgate_ready",
             "1 while the gateway should get traffic.",
             &[],
-            number(self.check().is_ok()),
+            f64::from(self.check().is_ok()),
         );
         page.gauge(
             "lensgate_degraded",
             DEGRADED_HELP,
             &[("reason", REQUIRED_MODEL)],
-            number(self.missing().next().is_some()),
+            f64::from(self.missing().next().is_some()),
         );
     }
 }

@@ -19,7 +19,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
 use super::{
-    ConnectionOutcome, Counters, Server,
+    ConnectionOutcome, Server,
     accept::Place,
     driver::{End, STOP_GRACE, drive},
     gate::Gate,
@@ -54,7 +54,6 @@ pub(super) async fn run(server: Arc<Server>, stream: TcpStream, peer: SocketAddr
     let _open = server.config.series.connection();
     let whole = serve(&server, stream, peer, place.is_reserved());
     if server.abort.run_until_cancelled(whole).await.is_none() {
-        Counters::count(&server.counters.aborted);
         let aborted = ConnectionOutcome::Aborted;
         server.config.series.connected(aborted);
     }

@@ -12,16 +12,7 @@ mod service;
 mod socket;
 mod watch;
 
-use std::{
-    fmt, io,
-    net::SocketAddr,
-    path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{fmt, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
 use poem::{EndpointExt, IntoEndpoint};
@@ -225,7 +216,6 @@ impl Listener {
             stop,
             abort,
             tasks: TaskTracker::new(),
-            counters: Counters::default(),
         });
         tracing::info!(addr = %server.local_addr, tls = server.tls.is_some(), "listening");
         accept_until_stopped(&server, self.socket).await;
@@ -234,7 +224,7 @@ impl Listener {
             tracing::info!(addr = %server.local_addr, "waiting for connections to end");
         }
         server.tasks.wait().await;
-        let summary = server.counters.summary();
+        let summary = ServeSummary::of(&server.config.series);
         tracing::info!(addr = %server.local_addr, ?summary, "listener ended");
         summary
     }
@@ -250,28 +240,15 @@ struct Server {
     abort: CancellationToken,
     tasks: TaskTracker,
     admission: Admission,
-    counters: Counters,
 }
 
-#[derive(Debug, Default)]
-struct Counters {
-    accepted: AtomicU64,
-    reserved: AtomicU64,
-    refused: AtomicU64,
-    aborted: AtomicU64,
-}
-
-impl Counters {
-    fn count(counter: &AtomicU64) {
-        counter.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn summary(&self) -> ServeSummary {
-        ServeSummary {
-            accepted: self.accepted.load(Ordering::Relaxed),
-            reserved: self.reserved.load(Ordering::Relaxed),
-            refused: self.refused.load(Ordering::Relaxed),
-            aborted: self.aborted.load(Ordering::Relaxed),
+impl ServeSummary {
+    fn of(series: &PlaneSeries) -> Self {
+        Self {
+            accepted: series.count(ConnectionOutcome::Accepted),
+            reserved: series.count(ConnectionOutcome::Reserved),
+            refused: series.count(ConnectionOutcome::Refused),
+            aborted: series.count(ConnectionOutcome::Aborted),
         }
     }
 }
@@ -325,17 +302,14 @@ async fn accept_until_stopped(server: &Arc<Server>, socket: TcpListener) {
 /// until somebody's timeout; a closed connection tells client and load balancer at once.
 fn admit(server: &Arc<Server>, stream: TcpStream, peer: SocketAddr) {
     let Some(place) = server.admission.enter() else {
-        Counters::count(&server.counters.refused);
         let refused = ConnectionOutcome::Refused;
         server.config.series.connected(refused);
         tracing::debug!(%peer, "connection refused, all places taken");
         return;
     };
-    Counters::count(&server.counters.accepted);
     let series = &server.config.series;
     series.connected(ConnectionOutcome::Accepted);
     if place.is_reserved() {
-        Counters::count(&server.counters.reserved);
         series.connected(ConnectionOutcome::Reserved);
     }
     server

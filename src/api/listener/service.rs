@@ -66,7 +66,7 @@ impl Counted {
         Self {
             series: Arc::clone(series),
             _under_way: series.request(),
-            method: method_name(method),
+            method: trace::method_name(method),
             route: RouteName::default(),
             since: Instant::now(),
             status: CLIENT_LEFT,
@@ -89,15 +89,6 @@ impl Drop for Counted {
         self.series
             .answered(self.method, route, self.status, self.since.elapsed());
     }
-}
-
-/// A method as the semantic conventions name it: one that is not known makes no series.
-fn method_name(method: &Method) -> &'static str {
-    const KNOWN: [&str; 9] = [
-        "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT",
-    ];
-    let known = KNOWN.into_iter().find(|known| *known == method.as_str());
-    known.unwrap_or("_OTHER")
 }
 
 /// What the requests of one connection have in common.

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 mod histogram;
 mod mix;
 mod page;
+mod plane;
 mod process;
 mod push;
 mod series;
@@ -16,10 +17,11 @@ mod series;
 pub use histogram::{Counter, Histogram, Spread};
 pub use mix::ClassMix;
 pub use page::{MetricsError, Page, real, real_size};
+pub use plane::{ConnectionOutcome, Held, PlaneSeries};
 pub(crate) use push::push;
 pub use series::{
-    Arm, Busy, CacheResult, CallbackSeries, ConnectionOutcome, Counts, Held, JobSeries, Limit,
-    ModelSeries, PictureOutcome, PlaneSeries, ShadowResult, StepTimes, TenantSeries, VersionSeries,
+    Arm, Busy, CacheResult, CallbackSeries, Counts, JobSeries, Limit, ModelSeries, PictureOutcome,
+    ShadowResult, StepTimes, TenantSeries, VersionSeries,
 };
 
 /// What `lensgate_degraded` tells; several add to it.

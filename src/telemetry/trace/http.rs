@@ -117,27 +117,23 @@ fn is_probe(path: &str) -> bool {
     path == "/metrics" || path == "/health" || path.starts_with("/health/")
 }
 
-/// Methods that are known; a name of a client's own makes no name of ours.
-const METHODS: [Method; 9] = [
-    Method::GET,
-    Method::HEAD,
-    Method::POST,
-    Method::PUT,
-    Method::DELETE,
-    Method::CONNECT,
-    Method::OPTIONS,
-    Method::TRACE,
-    Method::PATCH,
-];
+/// A method that is not known by the conventions: a client's own name makes no name of ours.
+const OTHER: &str = "_OTHER";
+
+/// A method as the conventions name it.
+#[must_use]
+pub fn method_name(method: &Method) -> &'static str {
+    const KNOWN: [&str; 9] = [
+        "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT",
+    ];
+    let known = KNOWN.into_iter().find(|known| *known == method.as_str());
+    known.unwrap_or(OTHER)
+}
 
 impl Kept {
     fn ended(self, scope: &Scope, list: &List, status: Option<u16>) -> Ended {
-        let is_known = METHODS.contains(&self.method);
-        let method = if is_known {
-            self.method.as_str()
-        } else {
-            "_OTHER"
-        };
+        let method = method_name(&self.method);
+        let is_known = method != OTHER;
         let spoken = if is_known { method } else { "HTTP" };
         let name = match &list.route {
             Some(route) => format!("{spoken} {route}"),

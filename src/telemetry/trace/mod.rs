@@ -27,7 +27,7 @@ mod work;
 
 pub use batch::Batch;
 pub use context::TraceContext;
-pub use http::{Head, Request};
+pub use http::{Head, Request, method_name};
 pub(super) use statements::Statements;
 pub use statements::statements;
 pub use work::{Work, work, work_here};
