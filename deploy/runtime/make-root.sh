@@ -46,6 +46,7 @@ cat >"$root/etc/group" <<'GROUP'
 root:x:0:
 lensgate:x:65532:
 GROUP
+install -d "$root/proc" "$root/sys" "$root/dev" "$root/run"
 install -d -m 1777 "$root/tmp"
 # A new volume takes its owner from the folder that it is laid over.
 install -d -o 65532 -g 65532 -m 0750 "$root/var/lib/lensgate" "$root/var/lib/lensgate/data" "$root/var/lib/lensgate/model-store"
