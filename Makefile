@@ -21,8 +21,9 @@ demo: build
 test: tools
 	tools/test.sh
 
-## Format and lints
+## Format and lints, and what is in deploy/ against the schemas of those who take it
 check: tools
+	tools/deploy/check.sh
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- --deny warnings
 
