@@ -77,9 +77,11 @@ async fn scrape(models: u32, versions: u32) {
     }
     let url = format!("{}/metrics", gateway.admin_base);
     let (mut times, mut bytes, mut series) = (Vec::new(), 0, 0);
+    // One that is kept, as Prometheus keeps its own.
+    let client = reqwest::Client::new();
     for round in 0..31 {
         let began = Instant::now();
-        let answer = reqwest::get(&url).await.expect("an answer");
+        let answer = client.get(&url).send().await.expect("an answer");
         let text = answer.text().await.expect("text");
         if round > 0 {
             times.push(began.elapsed().as_secs_f64() * 1e3);

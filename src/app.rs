@@ -24,7 +24,7 @@ use crate::domain::clock::{Clock, SystemClock};
 use crate::domain::ids::ModelId;
 use crate::domain::tenant::KeyId;
 use crate::jobs::{self, DayQuota, Jobs};
-use crate::model_store::StoreEditor;
+use crate::model_store::{RemoteError, RemoteStore, StoreEditor};
 use crate::models::{ManagerError, ModelManager};
 use crate::predictions::{Archive, ArchiveError, LogError, PredictionLog, Predictions};
 use crate::store::{self, Store, StoreError};
@@ -34,8 +34,8 @@ use crate::telemetry::otlp::{OtlpError, Sender, Target};
 
 mod models;
 
+use models::{Models, cores, models};
 pub use models::{backends, loader, model_store};
-use models::{cores, models};
 
 /// Why the gateway did not start.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +69,9 @@ pub enum AppError {
     /// The models cannot be read.
     #[error(transparent)]
     Models(#[from] ManagerError),
+    /// The bucket of models cannot be used, and none was ever brought from it.
+    #[error(transparent)]
+    Bucket(#[from] RemoteError),
     /// The start was interrupted.
     #[error("the start was interrupted")]
     Interrupted,
@@ -126,6 +129,8 @@ pub(crate) struct Background {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) metrics: Arc<Metrics>,
+    /// Where the models' folder is filled from, if it is.
+    pub(crate) bucket: Option<RemoteStore>,
     /// Where metrics are sent, and how often.
     pub(crate) collector: Option<(Sender, Duration)>,
 }
@@ -138,6 +143,7 @@ struct Core {
     predictions: Predictions,
     manager: Arc<ModelManager>,
     editor: StoreEditor,
+    bucket: Option<RemoteStore>,
     follower: Arc<Follower>,
     reloader: Reloader,
     classifier: Arc<Classifier>,
@@ -149,9 +155,6 @@ impl Core {
     /// Opens the database, finds the runtime, starts to load the models.
     async fn open(config: &Config, edges: &Edges, metrics: Arc<Metrics>) -> Result<Self, AppError> {
         let store = open_store(config).await?;
-        let new_secrets = admin::fill(&*store, &first_secrets(config), &*edges.clock)
-            .await
-            .map_err(AppError::First)?;
         let predictions = predictions(config, edges, &store).await?;
         let predictions = predictions.with_metrics(Arc::clone(&metrics));
         let access = AccessSettings {
@@ -159,17 +162,25 @@ impl Core {
             ..AccessSettings::of(&config.server, &config.limits)
         };
         let access = Access::new(Arc::clone(&edges.clock), &access);
-        let (environment, settings) = (edges.environment.clone(), config.clone());
+        let (settings, outside) = (config.clone(), edges.clone());
         let counted = Arc::clone(&metrics);
         // Reading the library takes a while: not on the runtime's threads.
-        let (manager, editor) = blocking(move || models(&settings, &environment, counted)).await?;
+        let Models {
+            manager,
+            editor,
+            bucket,
+        } = blocking(move || models(&settings, &outside, counted)).await??;
         let follower = Follower::new(
             Arc::clone(&store),
             Arc::clone(&access),
             Arc::clone(&manager),
             Arc::clone(&edges.clock),
         );
+        let follower = follower.with_bucket(bucket.clone());
         let follower = listening(config, follower).await?;
+        if let Some(bucket) = &bucket {
+            bucket.begin().await?;
+        }
         let starting = Arc::clone(&manager);
         blocking(move || starting.start()).await??;
         let reloader = Reloader::new(config, edges.sources.clone());
@@ -177,6 +188,12 @@ impl Core {
         let recorder = recorder(&predictions);
         let classifier = Arc::new(Classifier::new(manager.catalog(), settings, recorder));
         let outbox = outbox(config, &store, edges, &metrics).await?;
+        // The last that can fail: secrets that are made and not shown would be lost.
+        let new_secrets = admin::fill(&*store, &first_secrets(config), &*edges.clock)
+            .await
+            .map_err(AppError::First)?;
+        let caught_up = follower.catch_up().await;
+        caught_up.map_err(|source| store_error(config, source))?;
         Ok(Self {
             metrics,
             store,
@@ -184,6 +201,7 @@ impl Core {
             predictions,
             manager,
             editor,
+            bucket,
             follower,
             reloader,
             classifier,
@@ -304,6 +322,7 @@ impl App {
                 store: core.store,
                 clock: Arc::clone(&edges.clock),
                 metrics,
+                bucket: core.bucket,
                 collector,
             },
             data: Plane::of(listener, api::data_routes(&data)),

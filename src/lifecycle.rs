@@ -110,8 +110,12 @@ fn begin(
         store,
         clock,
         metrics,
+        bucket,
         collector,
     } = background;
+    if let Some(bucket) = bucket {
+        tasks.spawn(bucket.run(stop.clone()));
+    }
     if let Some((sender, interval)) = collector {
         let metrics = Arc::clone(&metrics);
         tasks.spawn(metrics::push(metrics, sender, interval, stop.clone()));

@@ -98,9 +98,17 @@ pub(super) struct Level {
     pub(super) full_in: Duration,
 }
 
-/// A bucket: the moment when it will be full, in nanoseconds since 1970. One that was never used is full.
+/// How long a bucket stays closed at most for what was taken from it elsewhere.
+const LONGEST_CLOSED: u64 = 60_000_000_000;
+
+/// A bucket. One that was never used is full.
 #[derive(Debug, Default)]
-pub(super) struct Bucket(AtomicU64);
+pub(super) struct Bucket {
+    /// The moment when it will be full, in nanoseconds since 1970.
+    full_at: AtomicU64,
+    /// Until then it gives nothing and does not fill: more was taken elsewhere than it can owe.
+    closed_until: AtomicU64,
+}
 
 impl Bucket {
     /// Takes `tokens` at the moment `now`, all or none.
@@ -108,6 +116,13 @@ impl Bucket {
         let Some(tokens) = NonZeroU32::new(tokens) else {
             return Ok(());
         };
+        let closed = self.closed(now);
+        if closed > 0 && tokens <= rate.burst {
+            let first = rate.period.saturating_mul(u64::from(tokens.get()));
+            return Err(Shortage::For(Duration::from_nanos(
+                closed.saturating_add(first),
+            )));
+        }
         let quota = rate.quota().filter(|_| tokens <= rate.burst);
         let Some(quota) = quota else {
             return Err(Shortage::Ever);
@@ -125,9 +140,52 @@ impl Bucket {
         }
     }
 
+    /// Counts what was taken elsewhere, on other replicas, evenly since the moment `since`, as if it had been taken here then.
+    /// What is more than the bucket can owe keeps it closed until it is paid: so all replicas together give no more in the long
+    /// run than one would, and each learns late what the others gave.
+    pub(super) fn charge(&self, rate: Rate, tokens: u64, since: u64, now: u64) {
+        let added = rate.period.saturating_mul(tokens);
+        let most = rate.window().saturating_add(LONGEST_CLOSED);
+        let closed = self.closed(now);
+        let charged = |full_at: u64| {
+            let owed = debt(full_at.saturating_sub(closed), rate, now).saturating_add(closed);
+            let before = if owed > 0 { after(owed, now) } else { full_at };
+            before
+                .max(since)
+                .saturating_add(added)
+                .min(after(most, now))
+        };
+        let full_at = self.full_at.load(Ordering::Acquire);
+        let until = charged(full_at).saturating_sub(rate.window());
+        // First closed: nobody is to cut the debt that is written down then.
+        self.closed_until.store(until, Ordering::Release);
+        let _ = self
+            .full_at
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |full_at| {
+                Some(charged(full_at))
+            });
+    }
+
+    /// For how long it is closed yet. A clock that was set back closes nothing.
+    fn closed(&self, now: u64) -> u64 {
+        let closed = self
+            .closed_until
+            .load(Ordering::Acquire)
+            .saturating_sub(now);
+        if closed > LONGEST_CLOSED { 0 } else { closed }
+    }
+
     /// What it holds at the moment `now`.
     pub(super) fn level(&self, rate: Rate, now: u64) -> Level {
-        let debt = debt(self.0.load(Ordering::Acquire), rate, now);
+        let closed = self.closed(now);
+        let full_at = self.full_at.load(Ordering::Acquire);
+        if closed > 0 {
+            return Level {
+                tokens: 0,
+                full_in: Duration::from_nanos(closed.saturating_add(rate.window())),
+            };
+        }
+        let debt = debt(full_at, rate, now);
         let tokens = rate.window().saturating_sub(debt) / rate.period;
         Level {
             tokens: u32::try_from(tokens).unwrap_or(u32::MAX),
@@ -162,7 +220,7 @@ impl StateStore for Question<'_> {
     where
         F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
     {
-        let state = &self.bucket.0;
+        let state = &self.bucket.full_at;
         let mut full_at = state.load(Ordering::Acquire);
         loop {
             let owed = debt(full_at, self.rate, self.now);
@@ -247,6 +305,77 @@ mod tests {
             Ok(()),
             "nothing is always there"
         );
+    }
+
+    #[test]
+    fn what_others_took_is_owed_here_and_paid_off() {
+        let (bucket, rate) = (Bucket::default(), Rate::new(10.0, 5));
+        // Long ago, evenly: it is paid off.
+        bucket.charge(rate, 1000, START - 200_000 * MILLI, START);
+        assert_eq!(bucket.level(rate, START).tokens, 5);
+        // As many as flowed in meanwhile, and three more.
+        bucket.charge(rate, 13, START - 1000 * MILLI, START);
+        assert_eq!(bucket.level(rate, START).tokens, 2);
+        assert_eq!(bucket.take(rate, 2, START), Ok(()));
+        assert_eq!(bucket.take(rate, 1, START), wait(100));
+        // More than it can owe: closed until that is paid, and empty then.
+        bucket.charge(rate, 20, START, START);
+        assert_eq!(bucket.level(rate, START).tokens, 0);
+        assert_eq!(bucket.take(rate, 1, START), wait(2100));
+        assert_eq!(bucket.take(rate, 1, START + 2000 * MILLI), wait(100));
+        assert_eq!(bucket.take(rate, 6, START), Err(Shortage::Ever));
+        // And more on top of it while it is closed.
+        bucket.charge(rate, 10, START + 1000 * MILLI, START + 1000 * MILLI);
+        assert_eq!(bucket.take(rate, 1, START + 1000 * MILLI), wait(2100));
+        assert_eq!(bucket.take(rate, 1, START + 3100 * MILLI), Ok(()));
+        assert_eq!(bucket.take(rate, 1, START + 3100 * MILLI), wait(100));
+    }
+
+    #[test]
+    fn nobody_is_kept_out_for_long_by_what_others_took() {
+        let (bucket, rate) = (Bucket::default(), Rate::new(1.0, 2));
+        bucket.charge(rate, u64::MAX, START, START);
+        assert_eq!(bucket.take(rate, 1, START), wait(61_000));
+        assert_eq!(bucket.take(rate, 1, START + 61_000 * MILLI), Ok(()));
+        bucket.charge(rate, 50, START + 61_000 * MILLI, START + 61_000 * MILLI);
+        assert!(
+            bucket.take(rate, 1, START - 3_600_000 * MILLI).is_ok(),
+            "the clock was set back"
+        );
+    }
+
+    /// Three replicas are asked as often as they like, and tell each other every 0.8 s what they gave.
+    #[test]
+    fn replicas_that_tell_each_other_late_give_no_more_in_the_long_run_than_one() {
+        let rate = Rate::new(20.0, 20);
+        let replicas: [Bucket; 3] = Default::default();
+        let (mut given, mut told) = ([0_u64; 3], START);
+        let (mut total, mut most_over) = (0_u64, 0_f64);
+        let seconds = 120;
+        for step in 0..seconds * 1000 {
+            let now = START + step * MILLI;
+            for (bucket, given) in replicas.iter().zip(&mut given) {
+                if bucket.take(rate, 1, now).is_ok() {
+                    *given += 1;
+                    total += 1;
+                }
+            }
+            #[expect(clippy::cast_precision_loss, reason = "small numbers")]
+            let over = total as f64 - (20.0 + step as f64 * 0.02);
+            most_over = most_over.max(over);
+            if step % 800 == 799 {
+                let all: u64 = given.iter().sum();
+                for (bucket, own) in replicas.iter().zip(given) {
+                    bucket.charge(rate, all - own, told, now);
+                }
+                (given, told) = ([0; 3], now);
+            }
+        }
+        // What one gives in an exchange at most, twice: (N - 1) * (burst + rate * 0.8 s).
+        assert!(most_over <= 2.0 * (20.0 + 20.0 * 0.8) + 1.0, "{most_over}");
+        let ideal = 20 + 20 * seconds;
+        assert!(total <= ideal + 72, "{total} of {ideal}");
+        assert!(total >= ideal * 9 / 10, "{total} of {ideal}");
     }
 
     #[test]

@@ -7,15 +7,26 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, NaiveDate, Utc};
 
-use super::limiter::{Bucket, Rate};
+use super::limiter::{Bucket, Level, Rate, Shortage};
 use super::quota::{Aftermath, Usage};
 use crate::domain::tenant::{KeyId, TokenId};
+
+/// What was taken of a key on other replicas and is not counted here yet. The rate is known to whoever asks, not to whoever tells.
+#[derive(Debug, Default)]
+struct Elsewhere {
+    pictures: u64,
+    /// Since when, in nanoseconds since 1970.
+    since: u64,
+    /// When the store was last heard.
+    heard_at: u64,
+}
 
 /// The state of one key.
 #[derive(Debug)]
 pub(super) struct Meter {
     key: KeyId,
-    pub(super) bucket: Bucket,
+    bucket: Bucket,
+    elsewhere: Mutex<Elsewhere>,
     pub(super) usage: Usage,
     pub(super) seen: Seen,
     over_limit: AtomicU64,
@@ -27,6 +38,7 @@ impl Meter {
         Self {
             key,
             bucket: Bucket::default(),
+            elsewhere: Mutex::default(),
             usage: Usage::default(),
             seen: Seen::default(),
             over_limit: AtomicU64::new(0),
@@ -36,6 +48,43 @@ impl Meter {
 
     pub(super) fn key(&self) -> KeyId {
         self.key
+    }
+
+    /// Takes tokens at the moment `now`, all or none, from what all replicas share as far as it is known here.
+    pub(super) fn take(&self, rate: Rate, tokens: u32, now: u64) -> Result<(), Shortage> {
+        self.charge(rate, now);
+        self.bucket.take(rate, tokens, now)
+    }
+
+    /// What is there at the moment `now`.
+    pub(super) fn level(&self, rate: Rate, now: u64) -> Level {
+        self.charge(rate, now);
+        self.bucket.level(rate, now)
+    }
+
+    /// Counts what was taken elsewhere until now.
+    fn charge(&self, rate: Rate, now: u64) {
+        let mut elsewhere = self.elsewhere();
+        let pictures = std::mem::take(&mut elsewhere.pictures);
+        if pictures > 0 {
+            self.bucket.charge(rate, pictures, elsewhere.since, now);
+        }
+    }
+
+    /// The store has told how many pictures others took since it was last heard.
+    pub(super) fn hear(&self, pictures: u64, now: u64) {
+        let mut elsewhere = self.elsewhere();
+        if elsewhere.pictures == 0 {
+            elsewhere.since = elsewhere.heard_at;
+        }
+        elsewhere.pictures = elsewhere.pictures.saturating_add(pictures);
+        elsewhere.heard_at = now;
+    }
+
+    fn elsewhere(&self) -> MutexGuard<'_, Elsewhere> {
+        self.elsewhere
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Counts a request that was over a limit; how many there were, where the log should hear of it again: once a minute.

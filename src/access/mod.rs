@@ -237,7 +237,7 @@ impl Access {
         let drawn = if all > burst {
             Err(Shortage::Ever)
         } else {
-            principal.meter().bucket.take(rate, tokens, now)
+            principal.meter().take(rate, tokens, now)
         };
         let Err(shortage) = drawn else {
             return Ok(());
@@ -338,7 +338,7 @@ impl Access {
         let meter = principal.meter();
         Standing {
             burst: rate.map(|rate| {
-                let level = meter.bucket.level(rate, nanos(now));
+                let level = meter.level(rate, nanos(now));
                 Share {
                     quota: u64::from(rate.burst()),
                     window: rate.fills_in(),
@@ -450,9 +450,11 @@ impl Access {
     /// What all replicas together have used, as the store has it: all that [`Self::take_usage`] gave must be in it or have
     /// been put back. Keys that are not in force are left out.
     pub fn set_usage(&self, totals: &[(KeyId, NaiveDate, i64)]) {
+        let now = nanos(self.clock.now());
         for ((_, day, total), meter) in self.roll.meters(totals, |(key, ..)| key) {
             if let Some(meter) = meter {
-                let aftermath = meter.usage.tell((day, total));
+                let (aftermath, elsewhere) = meter.usage.tell((day, total));
+                meter.hear(elsewhere, now);
                 self.ledger.settle(&meter, aftermath);
             }
         }

@@ -143,22 +143,27 @@ impl Usage {
         self.put(pictures, day)
     }
 
-    /// The total of all replicas, all that was taken out here among it. Of a day that is over it means nothing any more.
-    pub(super) fn tell(&self, (day, total): Delta) -> Aftermath {
+    /// The total of all replicas, all that was taken out here among it. Of a day that is over it means nothing any more. Gives how
+    /// many others have taken of it since the last time, too.
+    pub(super) fn tell(&self, (day, total): Delta) -> (Aftermath, u64) {
         let mut counts = self.counts();
         let left_over = if day > counts.day {
             counts.turn_to(day)
         } else {
             None
         };
+        let mut elsewhere = 0;
         if counts.day == day {
+            let known = counts.told.saturating_add(counts.on_its_way);
+            elsewhere = u64::try_from(total.saturating_sub(known)).unwrap_or_default();
             counts.told = total;
             counts.on_its_way = 0;
         }
-        Aftermath {
+        let aftermath = Aftermath {
             due: false,
             left_over,
-        }
+        };
+        (aftermath, elsewhere)
     }
 
     /// What was used of `today`.
@@ -221,6 +226,24 @@ mod tests {
     }
 
     #[test]
+    fn what_others_took_is_told_once() {
+        let usage = Usage::default();
+        let _ = usage.take(3, None, day(1));
+        assert_eq!(usage.take_out(), Some((day(1), 3)));
+        assert_eq!(usage.tell((day(1), 10)).1, 7);
+        let _ = usage.take(2, None, day(1));
+        assert_eq!(
+            usage.tell((day(1), 10)).1,
+            0,
+            "what is not told yet is not among it"
+        );
+        assert_eq!(usage.take_out(), Some((day(1), 2)));
+        assert_eq!(usage.tell((day(1), 11)).1, 0, "others gave back");
+        assert_eq!(usage.tell((day(2), 4)).1, 4, "another day begins at none");
+        assert_eq!(usage.tell((day(1), 90)).1, 0, "it is over");
+    }
+
+    #[test]
     fn what_is_on_its_way_counts_and_is_neither_lost_nor_doubled() {
         let usage = Usage::default();
         let _ = usage.take(3, None, day(1));
@@ -231,14 +254,14 @@ mod tests {
         assert_eq!(aftermath, DUE, "the next is due again");
         assert_eq!(usage.left(10, day(1)), 5);
         // The store has it, and four of other replicas.
-        assert_eq!(usage.tell((day(1), 7)), NOTHING);
+        assert_eq!(usage.tell((day(1), 7)).0, NOTHING);
         assert_eq!(usage.left(10, day(1)), 1, "told, and two fresh");
         assert_eq!(usage.take_out(), Some((day(1), 2)));
         // This time it did not arrive.
         assert_eq!(usage.put_back((day(1), 2)), DUE);
         assert_eq!(usage.left(10, day(1)), 1);
         assert_eq!(usage.take_out(), Some((day(1), 2)), "it goes again");
-        assert_eq!(usage.tell((day(1), 9)), NOTHING);
+        assert_eq!(usage.tell((day(1), 9)).0, NOTHING);
         assert_eq!(usage.left(10, day(1)), 1);
     }
 
@@ -280,7 +303,7 @@ mod tests {
         };
         assert_eq!(usage.put_back((day(1), 5)), expected);
         assert_eq!(
-            usage.tell((day(1), 100)),
+            usage.tell((day(1), 100)).0,
             NOTHING,
             "yesterday's total says nothing"
         );
@@ -290,7 +313,7 @@ mod tests {
     #[test]
     fn a_restart_goes_on_where_the_store_says() {
         let usage = Usage::default();
-        assert_eq!(usage.tell((day(1), 4)), NOTHING);
+        assert_eq!(usage.tell((day(1), 4)).0, NOTHING);
         assert_eq!(usage.left(5, day(1)), 1);
         assert_eq!(usage.take(2, Some(5), day(1)).0, Err(1));
         assert_eq!(usage.take(1, Some(5), day(1)).0, Ok(()));

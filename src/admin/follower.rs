@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::EventBus;
 use crate::access::Access;
 use crate::domain::clock::Clock;
+use crate::model_store::RemoteStore;
 use crate::models::ModelManager;
 use crate::store::{Store, StoreError};
 
@@ -30,6 +31,8 @@ pub struct Follower {
     manager: Arc<ModelManager>,
     events: EventBus,
     clock: Arc<dyn Clock>,
+    /// Where models come from, if they come from a bucket: it is worth a look whenever something changed.
+    bucket: Option<RemoteStore>,
     /// The revision in force here. Held while changes are applied, so that they are in their order.
     revision: tokio::sync::Mutex<i64>,
     contact: Mutex<Contact>,
@@ -61,6 +64,7 @@ impl Follower {
             manager,
             events: EventBus::default(),
             clock,
+            bucket: None,
             revision: tokio::sync::Mutex::new(0),
             contact: Mutex::new(Contact {
                 away_since: None,
@@ -68,6 +72,12 @@ impl Follower {
             }),
             telling: tokio::sync::Mutex::new(None),
         }
+    }
+
+    /// Has this bucket looked at whenever something changed.
+    #[must_use]
+    pub fn with_bucket(self, bucket: Option<RemoteStore>) -> Self {
+        Self { bucket, ..self }
     }
 
     /// Where events are told.
@@ -108,6 +118,9 @@ impl Follower {
                 self.manager.want(wishes);
             }
             *revision = changes.revision;
+            if let Some(bucket) = &self.bucket {
+                bucket.nudge();
+            }
             let mut contact = self.contact.lock().unwrap_or_else(PoisonError::into_inner);
             contact.revision = changes.revision;
         }

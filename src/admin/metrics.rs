@@ -9,6 +9,7 @@ use super::canary::Standing;
 use super::{Admin, AdminError, Degraded, Reason};
 use crate::domain::ids::ModelId;
 use crate::domain::rollout::{Canary, Rollout, Rule};
+use crate::model_store::RemoteStatus;
 use crate::models::ModelEntry;
 use crate::predictions::{ArchiveStatus, LogStatus};
 use crate::telemetry::metrics::{DEGRADED_HELP, Page, Source, real, real_size};
@@ -70,6 +71,7 @@ impl Source for Admin {
         if let Some(archive) = &status.archive {
             tell_archive(page, archive);
         }
+        tell_bucket(page, status.bucket.as_ref());
     }
 }
 
@@ -181,6 +183,32 @@ fn tell_archive(page: &mut Page, archive: &ArchiveStatus) {
         "Bytes of pictures that wait to be put into the archive.",
         &[],
         real(archive.waiting_bytes),
+    );
+}
+
+/// Models in a folder are always there.
+fn tell_bucket(page: &mut Page, bucket: Option<&RemoteStatus>) {
+    let status = bucket.cloned().unwrap_or_default();
+    page.gauge(
+        "lensgate_model_store_up",
+        "1 while the bucket of models answers, or models are in a folder.",
+        &[],
+        f64::from(status.away_since.is_none()),
+    );
+    let [done, failed] = status.looks;
+    for (outcome, count) in [("done", done), ("failed", failed)] {
+        page.counter(
+            "lensgate_model_store_looks_total",
+            "Looks at the bucket of models.",
+            &[("outcome", outcome)],
+            count,
+        );
+    }
+    page.gauge(
+        "lensgate_model_store_cached_bytes",
+        "Bytes of models from the bucket on this machine.",
+        &[],
+        real(status.cached_bytes),
     );
 }
 

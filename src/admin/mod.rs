@@ -56,6 +56,7 @@ pub use tokens::NewToken;
 pub use uploads::{Incoming, IncomingPart, Uploaded};
 pub use versions::VersionAt;
 
+pub use crate::model_store::RemoteStatus;
 pub use crate::store::{AuditFilter, DeliveryFilter, Listing, Page};
 
 /// What operators do.

@@ -69,6 +69,7 @@ impl Admin {
         if let Ok(model) = self.model(id) {
             return Ok(model);
         }
+        self.editor.refresh(id).await;
         self.manager.look_at(id, SOON).await;
         self.model(id)
     }

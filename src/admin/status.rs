@@ -8,6 +8,7 @@ use serde_json::json;
 use super::actor::Deed;
 use super::{Actor, Admin, AdminError};
 use crate::config::{ConfigError, Reloaded};
+use crate::model_store::RemoteStatus;
 use crate::models::{ModelEntry, VersionState};
 use crate::predictions::{ArchiveStatus, LogStatus};
 
@@ -24,6 +25,8 @@ pub struct GatewayStatus {
     pub log: Option<LogStatus>,
     /// The archive of pictures, as this replica sees it; `None` where there is none.
     pub archive: Option<ArchiveStatus>,
+    /// The bucket of models, as this replica sees it; `None` where models are in a folder.
+    pub bucket: Option<RemoteStatus>,
     /// Models in the catalog.
     pub models: usize,
     /// Versions by state, in the order of [`VersionState`].
@@ -60,11 +63,13 @@ pub enum Reason {
     VersionFailed,
     /// The collector takes no traces or no metrics.
     TelemetryAway,
+    /// The bucket of models does not answer, or refuses.
+    ModelsAway,
 }
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::StoreAway,
         Self::LogWaiting,
         Self::LogFilling,
@@ -73,6 +78,7 @@ impl Reason {
         Self::ArchiveAway,
         Self::VersionFailed,
         Self::TelemetryAway,
+        Self::ModelsAway,
     ];
 
     /// The name that programs compare.
@@ -87,6 +93,7 @@ impl Reason {
             Self::ArchiveAway => "archive_away",
             Self::VersionFailed => "version_failed",
             Self::TelemetryAway => "telemetry_away",
+            Self::ModelsAway => "models_away",
         }
     }
 
@@ -177,6 +184,8 @@ impl Admin {
             degraded.extend(losses.recent(log.lost, now).map(lost));
         }
         degraded.extend(archive.as_ref().and_then(wrong_with_archive));
+        let bucket = self.editor.bucket();
+        degraded.extend(bucket.as_ref().and_then(wrong_with_bucket));
         degraded.extend(catalog.models.values().flat_map(|model| failures(model)));
         if self.metrics.is_collector_away() {
             let detail = "the collector does not take traces or metrics: what is traced meanwhile may be lost";
@@ -192,6 +201,7 @@ impl Admin {
             },
             log,
             archive,
+            bucket,
             models: catalog.models.len(),
             versions: STATES.map(|state| (state.as_str(), count(state))).to_vec(),
             degraded,
@@ -275,6 +285,13 @@ fn failures(model: &ModelEntry) -> Vec<Degraded> {
         )));
     }
     failures
+}
+
+/// What is wrong with the bucket of models.
+fn wrong_with_bucket(bucket: &RemoteStatus) -> Option<Degraded> {
+    let since = bucket.away_since?.to_rfc3339();
+    let trouble = bucket.trouble.as_deref().unwrap_or("no look at it ended");
+    Some(Reason::ModelsAway.with(format!("{trouble}; since {since} models stay as they were")))
 }
 
 /// What is wrong with the archive of pictures.

@@ -60,6 +60,7 @@ impl Admin {
         if let Ok(version) = self.version(id, number) {
             return Ok(version);
         }
+        self.editor.refresh(id).await;
         self.manager.look_at(id, IN_SERVICE).await;
         self.version(id, number)
     }

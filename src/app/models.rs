@@ -4,11 +4,12 @@ use std::ffi::{OsStr, OsString};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::Edges;
 use crate::backend::ort::{LibrarySearch, OrtBackend};
 use crate::backend::tract::TractBackend;
 use crate::backend::{Backend, OrtStatus};
-use crate::config::{Config, Environment};
-use crate::model_store::{FolderStore, StoreEditor};
+use crate::config::{Config, Environment, ModelsPlace};
+use crate::model_store::{FolderStore, ModelStore, RemoteError, RemoteStore, StoreEditor};
 use crate::models::{
     Backends, Loader, LoaderConfig, ModelManager, NoticeConfig, Passed, Trial, TrialConfig,
 };
@@ -69,30 +70,71 @@ pub fn model_store(config: &Config) -> FolderStore {
     FolderStore::new(config.model_store.folder(), config.limits.max_model_bytes)
 }
 
-/// What loads models and what changes them, over one folder; what killed uploads have left there is gone then.
+/// What has to do with models, over one folder.
+pub(super) struct Models {
+    pub(super) manager: Arc<ModelManager>,
+    pub(super) editor: StoreEditor,
+    /// Where the folder is filled from, if it is.
+    pub(super) bucket: Option<RemoteStore>,
+}
+
+/// What loads models and what changes them; what killed uploads have left in their folder is gone then.
+///
+/// # Errors
+/// When the settings name a bucket that can never be used, or its cache is another process's.
 pub(super) fn models(
     config: &Config,
-    environment: &Environment,
+    edges: &Edges,
     metrics: Arc<Metrics>,
-) -> (Arc<ModelManager>, StoreEditor) {
+) -> Result<Models, RemoteError> {
     let quiet = Duration::from_millis(config.model_store.quiet_ms);
-    let folder = model_store(config).quiet(quiet);
-    let editor = StoreEditor::new(folder.clone());
+    let limit = config.limits.max_model_bytes;
+    let (environment, clock) = (&edges.environment, Arc::clone(&edges.clock));
+    let bucket = match config.model_store.place() {
+        ModelsPlace::Folder(_) => None,
+        ModelsPlace::Bucket { url, cache } => {
+            let place = (url.as_str(), cache.as_path());
+            let settings = &config.model_store;
+            Some(RemoteStore::open(
+                place,
+                settings,
+                environment,
+                limit,
+                clock,
+            )?)
+        }
+    };
+    let (store, editor): (Arc<dyn ModelStore>, _) = match &bucket {
+        Some(bucket) => {
+            let editor = StoreEditor::new(bucket.folder()).of_bucket(bucket.clone());
+            (Arc::new(bucket.clone()), editor)
+        }
+        None => {
+            let folder = model_store(config).quiet(quiet);
+            (Arc::new(folder.clone()), StoreEditor::new(folder))
+        }
+    };
     editor.sweep();
     let backends = backends(config, environment);
-    let manager = manager(config, environment, (backends, metrics), folder);
-    (manager, editor)
+    let manager = manager(config, environment, (backends, metrics), store);
+    Ok(Models {
+        manager,
+        editor,
+        bucket,
+    })
 }
 
 fn manager(
     config: &Config,
     environment: &Environment,
     (backends, metrics): (Backends, Arc<Metrics>),
-    store: FolderStore,
+    store: Arc<dyn ModelStore>,
 ) -> Arc<ModelManager> {
     let settings = &config.model_store;
+    let of_bucket = matches!(settings.place(), ModelsPlace::Bucket { .. });
     let notice = NoticeConfig {
-        events: settings.watch,
+        // What is brought from a bucket is always told.
+        events: settings.watch || of_bucket,
         scan_every: settings.scan_every(),
     };
     let trial = trial(config, environment, &backends);
@@ -101,7 +143,7 @@ fn manager(
         Some(trial) => loader.with_trial(trial),
         None => loader,
     };
-    ModelManager::new(Arc::new(store), loader, notice)
+    ModelManager::new(store, loader, notice)
 }
 
 /// How a new version is tried in a child process: this program, with the settings that a graph meets here.

@@ -12,6 +12,7 @@ mod check;
 mod classify;
 mod config;
 mod gateway;
+mod health;
 mod keys;
 mod migrate;
 mod openapi;
@@ -46,6 +47,8 @@ struct Settings {
 enum Command {
     /// Serve models over HTTP until SIGTERM or Ctrl-C
     Serve,
+    /// Ask the gateway of this machine whether it is ready: exit code 0 or 1
+    Health(health::HealthArgs),
     /// Classify pictures on this machine; needs no server
     Classify(classify::ClassifyArgs),
     /// Look at models
@@ -117,6 +120,10 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let settings = Config::load(&sources).context("the settings cannot be used")?;
     match cli.command {
         Command::Serve => serve::run(settings, sources),
+        Command::Health(args) => {
+            quiet(&settings)?;
+            health::run(&args, &settings)
+        }
         Command::Classify(args) => {
             quiet(&settings)?;
             classify::run(&args, &settings, &environment)

@@ -102,20 +102,30 @@ impl ArchiveConfig {
                 "must be no less than archive.max_image_bytes, and that at least 1",
             ));
         }
-        match self.s3_endpoint.as_deref().map(|url| url.split_once("://")) {
-            None | Some(Some(("https", _))) => Ok(()),
-            Some(Some(("http", _))) if self.s3_allow_http => Ok(()),
-            Some(Some(("http", _))) => Err(bad(
-                "archive.s3_endpoint",
-                "has no TLS: it needs archive.s3_allow_http = true",
-            )),
-            Some(_) => Err(bad("archive.s3_endpoint", "must begin with https://")),
-        }
+        is_server("archive", self.s3_endpoint.as_deref(), self.s3_allow_http)
+    }
+}
+
+/// Whether a section's `s3_endpoint` is a server that may be spoken to as the section says.
+pub(super) fn is_server(
+    section: &str,
+    endpoint: Option<&str>,
+    allow_http: bool,
+) -> Result<(), ConfigError> {
+    let key = || format!("{section}.s3_endpoint");
+    match endpoint.map(|url| url.split_once("://")) {
+        None | Some(Some(("https", _))) => Ok(()),
+        Some(Some(("http", _))) if allow_http => Ok(()),
+        Some(Some(("http", _))) => Err(bad(
+            &key(),
+            format!("has no TLS: it needs {section}.s3_allow_http = true"),
+        )),
+        Some(_) => Err(bad(&key(), "must begin with https://")),
     }
 }
 
 /// Whether a bucket, or a part of a prefix, may have this name: nothing that an address would write differently.
-fn is_part(name: &str) -> bool {
+pub(super) fn is_part(name: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-=".contains(&byte);
     !matches!(name, "" | "." | "..") && name.bytes().all(plain)
 }

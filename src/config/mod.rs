@@ -33,7 +33,7 @@ pub use duration::Seconds;
 pub use jobs::JobsConfig;
 pub use limits::LimitsConfig;
 pub use live::{Live, Reloaded, Reloader};
-pub use model_store::{ModelStoreConfig, Poll};
+pub use model_store::{ModelStoreConfig, ModelsPlace, Poll};
 pub use predictions::PredictionsConfig;
 pub use server::ServerConfig;
 pub use sources::{ADMIN_TOKEN, Environment};
@@ -210,6 +210,8 @@ impl Config {
         config.archive.images = some();
         config.archive.s3_endpoint = some();
         config.archive.s3_region = some();
+        config.model_store.s3_endpoint = some();
+        config.model_store.s3_region = some();
         config.bootstrap.api_key = Some(Secret::default());
         config.bootstrap.admin_token = Some(Secret::default());
         config
@@ -388,6 +390,17 @@ mod tests {
                 &[]
             )
             .is_err()
+        );
+        let both = [
+            ("LENSGATE__BOOTSTRAP__API_KEY", "another one of sixteen"),
+            ("LENSGATE__BOOTSTRAP__API_KEY_FILE", "/dev/null"),
+        ];
+        let error = load(&both, &[]).expect_err("two values").to_string();
+        assert!(error.contains("is set too"), "{error}");
+        let error = load(&both[1..], &[]).expect_err("no value").to_string();
+        assert!(
+            error.contains("API_KEY_FILE") && error.contains("empty"),
+            "{error}"
         );
     }
 }

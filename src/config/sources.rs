@@ -31,7 +31,7 @@ pub const ADMIN_TOKEN: &str = "LENSGATE_ADMIN_TOKEN";
 const FOR_CHILDREN: [&str; 5] = ["PATH", "LD_LIBRARY_PATH", "TMPDIR", "CUDA_", "NVIDIA_"];
 
 /// What the variables begin with by which programs find a bucket's credentials, region and server.
-const FOR_BUCKETS: &str = "AWS_";
+const FOR_BUCKETS: [&str; 3] = ["AWS_", "GOOGLE_", "AZURE_"];
 
 /// What the variables begin with by which programs find their collector.
 const FOR_COLLECTORS: &str = "OTEL_";
@@ -94,7 +94,7 @@ impl Environment {
             if FOR_CHILDREN.into_iter().any(matters) {
                 environment.for_children.push((name.clone(), value.clone()));
             }
-            if name.starts_with(FOR_BUCKETS) && !value.is_empty() {
+            if FOR_BUCKETS.iter().any(|known| name.starts_with(known)) && !value.is_empty() {
                 let value = Secret::from(value.clone());
                 environment.for_buckets.push((name.clone(), value));
             }
@@ -197,13 +197,27 @@ pub(super) fn overlay_environment(
             .filter(|key| keys.find(key).is_some())
         {
             Some(key) => {
-                let text =
-                    std::fs::read_to_string(text).map_err(|error| ConfigError::Unreadable {
-                        what: name.clone(),
-                        path: PathBuf::from(text),
-                        reason: error.to_string(),
-                    })?;
-                set(table, &keys, key, text.trim_end_matches(['\r', '\n']), name)?;
+                let unreadable = |reason: String| ConfigError::Unreadable {
+                    what: name.clone(),
+                    path: PathBuf::from(text),
+                    reason,
+                };
+                let plain = name.get(..name.len() - "_FILE".len()).unwrap_or_default();
+                if environment
+                    .variables
+                    .iter()
+                    .any(|(other, _)| other == plain)
+                {
+                    let reason = format!("{plain} is set too: only one of them may be");
+                    return Err(unreadable(reason));
+                }
+                let read = std::fs::read_to_string(text);
+                let read = read.map_err(|error| unreadable(error.to_string()))?;
+                let value = read.trim_end_matches(['\r', '\n']);
+                if value.is_empty() {
+                    return Err(unreadable("it is empty".to_owned()));
+                }
+                set(table, &keys, key, value, name)?;
             }
             None => set(table, &keys, &key, text, name)?,
         }

@@ -10,12 +10,13 @@ use std::sync::Arc;
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedMutexGuard, Semaphore};
 
 use super::change::ChangeError;
 use super::folder::FolderStore;
 use super::manifest::{self, Description};
 use super::observed::is_absence;
+use super::remote::{Marked, RemoteStatus, RemoteStore};
 use super::slot::{self, Slot};
 use super::upload::{Staged, Upload, discard};
 use super::{Content, FileId, ModelStore as _, name};
@@ -24,10 +25,11 @@ use crate::domain::ids::{ModelId, VersionNumber};
 /// Uploads at the same time.
 const AT_ONCE: usize = 8;
 
-/// Changes a folder of models.
+/// Changes a folder of models, and the bucket that it is brought from where there is one.
 #[derive(Clone)]
 pub struct StoreEditor {
     store: FolderStore,
+    remote: Option<RemoteStore>,
     turns: Arc<Semaphore>,
 }
 
@@ -46,8 +48,31 @@ impl StoreEditor {
     pub fn new(store: FolderStore) -> Self {
         Self {
             store,
+            remote: None,
             turns: Arc::new(Semaphore::new(AT_ONCE)),
         }
+    }
+
+    /// Changes the bucket first.
+    #[must_use]
+    pub fn of_bucket(self, remote: RemoteStore) -> Self {
+        Self {
+            remote: Some(remote),
+            ..self
+        }
+    }
+
+    /// Takes in what others did to a model in the bucket, as far as that is soon done.
+    pub async fn refresh(&self, model: &ModelId) {
+        if let Some(remote) = &self.remote {
+            remote.refresh(model).await;
+        }
+    }
+
+    /// How the bucket is, where there is one.
+    #[must_use]
+    pub fn bucket(&self) -> Option<RemoteStatus> {
+        self.remote.as_ref().map(RemoteStore::status)
     }
 
     /// Removes what uploads of processes that are no more have left. Blocks.
@@ -70,6 +95,7 @@ impl StoreEditor {
     ) -> Result<Upload, ChangeError> {
         let busy = |_| ChangeError::Busy(AT_ONCE);
         let turn = Arc::clone(&self.turns).try_acquire_owned().map_err(busy)?;
+        self.refresh(model).await;
         let (editor, id) = (self.clone(), model.clone());
         let slot = off_runtime(move || {
             editor.model_dir(&id)?;
@@ -84,6 +110,11 @@ impl StoreEditor {
     /// # Errors
     /// [`ChangeError::VersionExists`] where another one is there.
     pub async fn compare(&self, staged: &Arc<Staged>) -> Result<Place, ChangeError> {
+        self.refresh(&staged.model).await;
+        self.compare_here(staged).await
+    }
+
+    async fn compare_here(&self, staged: &Arc<Staged>) -> Result<Place, ChangeError> {
         let (editor, staged) = (self.clone(), Arc::clone(staged));
         off_runtime(move || editor.compare_now(&staged)).await
     }
@@ -94,8 +125,27 @@ impl StoreEditor {
     /// As [`Self::compare`], when the model's own files are not those any more that it was checked with, or when the
     /// system refuses; nothing is changed then.
     pub async fn place(&self, staged: &Arc<Staged>) -> Result<Place, ChangeError> {
-        let (editor, staged) = (self.clone(), Arc::clone(staged));
-        off_runtime(move || editor.place_now(&staged)).await
+        let (editor, put) = (self.clone(), Arc::clone(staged));
+        let place = off_runtime(move || editor.place_now(&put));
+        let Some(remote) = &self.remote else {
+            return place.await;
+        };
+        let (id, number) = (&staged.model, staged.number);
+        let _turn = remote.turn(id).await;
+        if self.compare_here(staged).await? == Place::Same {
+            return Ok(Place::Same);
+        }
+        let files = remote.publish(staged).await?;
+        match place.await {
+            Ok(place) => {
+                remote.placed(id, number, files);
+                Ok(place)
+            }
+            Err(error) => {
+                remote.withdraw(id, number).await;
+                Err(error)
+            }
+        }
     }
 
     /// Makes a model that has no version.
@@ -103,8 +153,17 @@ impl StoreEditor {
     /// # Errors
     /// [`ChangeError::ModelExists`], or when the system refuses.
     pub async fn create(&self, model: &ModelId, texts: Description) -> Result<(), ChangeError> {
+        self.refresh(model).await;
+        let text = texts.edit("").map_err(ChangeError::Manifest)?;
+        let mut turn = None;
+        if let Some(remote) = &self.remote {
+            turn = Some(remote.turn(model).await);
+            remote.create(model, &text).await?;
+        }
         let (editor, model) = (self.clone(), model.clone());
-        off_runtime(move || editor.create_now(&model, &texts)).await
+        let created = off_runtime(move || editor.create_now(&model, &text)).await;
+        drop(turn);
+        created
     }
 
     /// Edits a model's texts in its manifest.
@@ -112,8 +171,22 @@ impl StoreEditor {
     /// # Errors
     /// When there is no such model, its manifest is broken, or the system refuses; nothing is changed then.
     pub async fn describe(&self, model: &ModelId, texts: Description) -> Result<(), ChangeError> {
-        let (editor, model) = (self.clone(), model.clone());
-        off_runtime(move || editor.describe_now(&model, &texts)).await
+        self.refresh(model).await;
+        let mut turn = None;
+        if let Some(remote) = &self.remote {
+            turn = Some(remote.turn(model).await);
+        }
+        let (editor, id) = (self.clone(), model.clone());
+        let Some(after) = off_runtime(move || editor.described(&id, &texts)).await? else {
+            return Ok(());
+        };
+        if let Some(remote) = &self.remote {
+            remote.describe(model, &after).await?;
+        }
+        let (editor, id) = (self.clone(), model.clone());
+        let described = off_runtime(move || editor.describe_now(&id, &after)).await;
+        drop(turn);
+        described
     }
 
     /// Takes a version, or with `None` the whole model, out of sight by one rename; it is still there.
@@ -125,8 +198,29 @@ impl StoreEditor {
         model: &ModelId,
         number: Option<VersionNumber>,
     ) -> Result<TakenOut, ChangeError> {
-        let (editor, model) = (self.clone(), model.clone());
-        off_runtime(move || editor.take_out_now(&model, number)).await
+        let (editor, id) = (self.clone(), model.clone());
+        let take_out = off_runtime(move || editor.take_out_now(&id, number));
+        let Some(remote) = &self.remote else {
+            return take_out.await;
+        };
+        self.refresh(model).await;
+        let turn = remote.turn(model).await;
+        let marked = remote.mark(model, number).await?;
+        let mut taken = match take_out.await {
+            // It was never brought, and is there all the same.
+            Err(ChangeError::NoModel(_) | ChangeError::NoVersion(..)) if marked.is_some() => {
+                TakenOut::default()
+            }
+            Err(error) => {
+                if let Some(marked) = marked {
+                    remote.unmark(marked).await;
+                }
+                return Err(error);
+            }
+            Ok(taken) => taken,
+        };
+        taken.marked = marked.map(|marked| (remote.clone(), marked, turn));
+        Ok(taken)
     }
 
     fn slot(&self) -> Result<Slot, ChangeError> {
@@ -212,13 +306,12 @@ impl StoreEditor {
         Ok(Place::Free)
     }
 
-    fn create_now(&self, model: &ModelId, texts: &Description) -> Result<(), ChangeError> {
+    fn create_now(&self, model: &ModelId, text: &str) -> Result<(), ChangeError> {
         let slot = self.slot()?;
         let made = || {
-            let text = texts.edit("").map_err(io::Error::other)?;
             let dir = slot.dir().join(model.as_str());
             fs::create_dir(&dir)?;
-            write(&dir.join(name::MANIFEST), &text, None)?;
+            write(&dir.join(name::MANIFEST), text, None)?;
             sync(&dir)?;
             rename_new(&dir, &self.store.root().join(model.as_str()))
         };
@@ -234,14 +327,21 @@ impl StoreEditor {
         outcome
     }
 
-    fn describe_now(&self, model: &ModelId, texts: &Description) -> Result<(), ChangeError> {
+    /// The model's manifest with these texts; `None` where it says so already.
+    fn described(
+        &self,
+        model: &ModelId,
+        texts: &Description,
+    ) -> Result<Option<String>, ChangeError> {
         let dir = self.model_dir(model)?;
         let before = manifest::read(&dir).map_err(ChangeError::Manifest)?;
         let before = before.unwrap_or_default();
         let after = texts.edit(&before).map_err(ChangeError::Manifest)?;
-        if before == after {
-            return Ok(());
-        }
+        Ok((before != after).then_some(after))
+    }
+
+    fn describe_now(&self, model: &ModelId, after: &str) -> Result<(), ChangeError> {
+        let dir = self.model_dir(model)?;
         let path = dir.join(name::MANIFEST);
         // A link stays a link, and leads to a file of the store.
         let path = fs::canonicalize(&path).unwrap_or(path);
@@ -251,8 +351,7 @@ impl StoreEditor {
         }
         let slot = self.slot()?;
         let beside = slot.dir().join(name::MANIFEST);
-        let replaced =
-            write(&beside, &after, Some(&path)).and_then(|()| fs::rename(&beside, &path));
+        let replaced = write(&beside, after, Some(&path)).and_then(|()| fs::rename(&beside, &path));
         slot.remove();
         replaced.map_err(|error| ChangeError::of(&error))?;
         // It is whole: nobody need wait for it to stand still.
@@ -289,6 +388,7 @@ impl StoreEditor {
                     slot: Some(slot),
                     at,
                     from,
+                    marked: None,
                 })
             }
             Err(error) => {
@@ -304,10 +404,13 @@ impl StoreEditor {
 }
 
 /// Something that is out of sight and not gone. Dropped undecided, it comes back.
+#[derive(Default)]
 pub struct TakenOut {
     slot: Option<Slot>,
     at: PathBuf,
     from: PathBuf,
+    /// What the bucket is told of it; nobody else changes it there until that is decided.
+    marked: Option<(RemoteStore, Marked, OwnedMutexGuard<()>)>,
 }
 
 impl TakenOut {
@@ -316,6 +419,9 @@ impl TakenOut {
         if let Some(slot) = self.slot.take() {
             discard(Arc::new(slot)).await;
         }
+        if let Some((remote, marked, _turn)) = self.marked.take() {
+            remote.delete(marked).await;
+        }
     }
 
     /// Puts it back where it was.
@@ -323,16 +429,22 @@ impl TakenOut {
     /// # Errors
     /// When something else is there now, or the system refuses; then it lies where it is until the next start.
     pub async fn put_back(mut self) -> Result<(), ChangeError> {
-        let Some(slot) = self.slot.take() else {
-            return Ok(());
-        };
-        let (at, from) = (self.at.clone(), self.from.clone());
-        off_runtime(move || back(slot, &at, &from)).await
+        let marked = self.marked.take();
+        let mut returned = Ok(());
+        if let Some(slot) = self.slot.take() {
+            let (at, from) = (self.at.clone(), self.from.clone());
+            returned = off_runtime(move || back(slot, &at, &from)).await;
+        }
+        if let Some((remote, marked, _turn)) = marked {
+            remote.unmark(marked).await;
+        }
+        returned
     }
 }
 
 impl Drop for TakenOut {
     fn drop(&mut self) {
+        let marked = self.marked.take();
         if let Some(slot) = self.slot.take() {
             let (at, from) = (self.at.clone(), self.from.clone());
             let returning = std::thread::Builder::new().name("put back".to_owned());
@@ -343,6 +455,9 @@ impl Drop for TakenOut {
             if let Err(error) = returned {
                 tracing::error!(%error, "what was taken out of the model store could not be put back");
             }
+        }
+        if let Some((remote, marked, _turn)) = marked {
+            remote.unmark_later(marked);
         }
     }
 }
@@ -386,6 +501,22 @@ fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
             Err(error) if is_absence(&error) => fs::rename(from, to),
             _ => Err(Errno::EXIST.into()),
         },
+        outcome => outcome.map_err(io::Error::from),
+    }
+}
+
+/// Puts a folder where another may be, in one step where the file system can; the other is where this one was then.
+pub(super) fn exchange(from: &Path, to: &Path) -> io::Result<()> {
+    match rename_new(from, to) {
+        Err(error) if exists(&error) => {}
+        outcome => return outcome,
+    }
+    match renameat_with(CWD, from, CWD, to, RenameFlags::EXCHANGE) {
+        Err(Errno::INVAL | Errno::NOSYS) => {
+            let beside = from.with_extension("before");
+            fs::rename(to, &beside)?;
+            fs::rename(from, to)
+        }
         outcome => outcome.map_err(io::Error::from),
     }
 }

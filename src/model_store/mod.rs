@@ -19,6 +19,7 @@ mod name;
 mod observed;
 pub mod onnx;
 mod package;
+mod remote;
 mod slot;
 mod upload;
 mod watcher;
@@ -29,11 +30,18 @@ pub use folder::FolderStore;
 pub use manifest::{Description, Edit};
 pub use name::{FileName, InvalidName};
 pub use package::{Package, texts_of};
+pub use remote::{RemoteError, RemoteStatus, RemoteStore};
 pub use upload::{PartWriter, Staged, Upload, UploadPart};
 pub use watcher::{Changed, WatchError, Watcher};
 
 /// Where models come from.
 pub trait ModelStore: Send + Sync {
+    /// Whether it is known what is offered. Where it is not yet, nothing may be taken to be gone; whoever watches is told when it
+    /// is.
+    fn is_known(&self) -> bool {
+        true
+    }
+
     /// The models that are offered now, in order, with the bytes of their graphs. Reads no file.
     ///
     /// # Errors

@@ -27,7 +27,9 @@ pub enum InvalidName {
     )]
     Character,
     /// It has a part of its own in the upload.
-    #[error("this file has a field of its own: `model`, `manifest` or `labels`")]
+    #[error(
+        "this name has a meaning of its own: `model`, `manifest` and `labels` are fields, version.json is Lensgate's"
+    )]
     Reserved,
 }
 
@@ -38,6 +40,8 @@ const MAX_PARTS: usize = 8;
 pub(super) const MODEL: &str = "model.onnx";
 pub(super) const MANIFEST: &str = "model.toml";
 pub(super) const LABELS: &str = "labels.txt";
+/// What a bucket calls the list of a version's files.
+pub(super) const SHEET: &str = "version.json";
 
 impl FileName {
     /// The name as text.
@@ -69,7 +73,7 @@ impl FromStr for FileName {
         }
         // Also where the disk does not tell capitals from small letters.
         let is = |reserved: &str| text.eq_ignore_ascii_case(reserved);
-        if [MODEL, MANIFEST, LABELS].into_iter().any(is) {
+        if [MODEL, MANIFEST, LABELS, SHEET].into_iter().any(is) {
             return Err(InvalidName::Reserved);
         }
         Ok(Self(text.to_owned()))

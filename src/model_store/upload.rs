@@ -382,6 +382,14 @@ impl Staged {
         self.written.iter().map(file)
     }
 
+    /// Its files as they lie beside what serves: their names, where they are, and their SHA-256.
+    pub(super) fn parts(&self) -> impl Iterator<Item = (&str, PathBuf, Digest)> {
+        let dir = self.dir();
+        self.written
+            .iter()
+            .map(move |(name, written)| (name.as_str(), dir.join(name), written.digest))
+    }
+
     /// The folders of its files, the deepest first.
     pub(super) fn folders(&self) -> Vec<PathBuf> {
         let dir = self.dir();

@@ -118,11 +118,13 @@ impl ModelManager {
         } else {
             self.notice.scan_every
         };
-        let ids = self.store.ids()?;
-        if ids.is_empty() {
-            tracing::warn!("the model store holds no model");
+        if self.store.is_known() {
+            let ids = self.store.ids()?;
+            if ids.is_empty() {
+                tracing::warn!("the model store holds no model");
+            }
+            self.desk().list(ids);
         }
-        self.desk().list(ids);
         let manager = Arc::clone(self);
         let thread = std::thread::Builder::new()
             .name("models".to_owned())
@@ -213,6 +215,9 @@ impl ModelManager {
     }
 
     fn list(&self) {
+        if !self.store.is_known() {
+            return;
+        }
         match self.store.ids() {
             Ok(ids) => self.desk().list(ids),
             Err(error) => tracing::error!(%error, "what serves goes on"),

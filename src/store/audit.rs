@@ -18,8 +18,10 @@ const ENTRY: &str = "audit entry";
 impl AuditStore for SqlStore<Db> {
     async fn record(&self, entry: &AuditEntry) -> Result<(), StoreError> {
         self.within(async {
-            let mut writer = self.writers.acquire().await?;
-            Self::append(&mut writer, entry).await
+            let mut change = self.change().await?;
+            Self::append(&mut change.tx, entry).await?;
+            change.tx.commit().await?;
+            Ok(())
         })
         .await
     }

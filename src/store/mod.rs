@@ -284,7 +284,7 @@ pub struct AuditFilter {
 /// The audit.
 #[async_trait]
 pub trait AuditStore: Send + Sync {
-    /// Records what was done outside the store, e.g. to a model's files. No change that anybody hears of.
+    /// Records what was done outside the store, e.g. to a model's files: other replicas hear that there is something to see.
     async fn record(&self, entry: &AuditEntry) -> Result<(), StoreError>;
     /// A page of the entries, newest first; `page.after` is the id of the oldest entry seen.
     async fn list_audit(

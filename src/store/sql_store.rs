@@ -5,6 +5,7 @@
 use std::future::Future;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use sqlx::{Database, Pool, Postgres, Sqlite, Transaction, query, query_scalar};
 use trait_gen::trait_gen;
 use uuid::Uuid;
@@ -93,9 +94,9 @@ impl<Db: Dialect> SqlStore<Db> {
     /// A call within its time; what is cut off here is rolled back.
     pub(super) async fn within<T>(
         &self,
-        call: impl Future<Output = Result<T, StoreError>>,
+        call: impl Future<Output = Result<T, StoreError>> + Send,
     ) -> Result<T, StoreError> {
-        let outcome = within(self.call_timeout, statements(Db::SYSTEM, call)).await;
+        let outcome = within(self.call_timeout, Db::SYSTEM, Box::pin(call)).await;
         self.calls.note(&outcome);
         outcome
     }
@@ -103,9 +104,9 @@ impl<Db: Dialect> SqlStore<Db> {
     /// A call over [`Self::patient`] within the time that such a call may take.
     pub(super) async fn patiently<T>(
         &self,
-        call: impl Future<Output = Result<T, StoreError>>,
+        call: impl Future<Output = Result<T, StoreError>> + Send,
     ) -> Result<T, StoreError> {
-        let outcome = within(PATIENCE, statements(Db::SYSTEM, call)).await;
+        let outcome = within(PATIENCE, Db::SYSTEM, Box::pin(call)).await;
         self.calls.note(&outcome);
         outcome
     }
@@ -116,11 +117,13 @@ impl<Db: Dialect> SqlStore<Db> {
     }
 }
 
+/// The call is boxed: what is around it is compiled once for each kind of answer, not for each of some 200 calls and databases.
 async fn within<T>(
     limit: Duration,
-    call: impl Future<Output = Result<T, StoreError>>,
+    system: &'static str,
+    call: BoxFuture<'_, Result<T, StoreError>>,
 ) -> Result<T, StoreError> {
-    match tokio::time::timeout(limit, call).await {
+    match tokio::time::timeout(limit, statements(system, call)).await {
         Ok(outcome) => outcome,
         Err(_) => Err(StoreError::Unavailable(format!(
             "it gave no answer within {} ms",

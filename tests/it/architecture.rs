@@ -115,6 +115,7 @@ const DOORS: [(&str, &[&str]); 28] = [
         "reqwest",
         &[
             "cli/gateway.rs",
+            "cli/health.rs",
             "cli/push.rs",
             "cli/rollout",
             "callbacks/delivery",
@@ -128,7 +129,7 @@ const DOORS: [(&str, &[&str]); 28] = [
     ("prost", &["telemetry/otlp"]),
     (
         "object_store",
-        &["predictions/archive", "model_store/remote.rs"],
+        &["predictions/archive", "model_store/remote/bucket.rs"],
     ),
     ("parquet", &["cli/predictions/columnar.rs"]),
 ];

@@ -1,7 +1,7 @@
 //! Dashboards and rules over a real Prometheus that asks a gateway under load: every query of every panel and every rule gives
 //! something. What they say is `tools/dashboards/check.py`'s; here is the load.
 //!
-//! Prometheus is a distribution's package: where none can be had this says so, and fails where `LENSGATE_OBSERVABILITY` wants it.
+//! Prometheus is a distribution's package: where none can be had this says so, and fails where `LENSGATE_PACKAGES` wants it.
 
 use std::process::Command;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ fn is_there() -> bool {
         return true;
     }
     assert!(
-        std::env::var_os("LENSGATE_OBSERVABILITY").is_none(),
+        std::env::var_os("LENSGATE_PACKAGES").is_none(),
         "there is no Prometheus; tools/prometheus.sh said why (see above)"
     );
     println!("dashboards over a real Prometheus: NOT RUN (there is none)");

@@ -18,7 +18,7 @@ use super::AdminPlane;
 use super::call::{Call, Operator, Viewer};
 use super::wire::time;
 use crate::access::Access;
-use crate::admin::{Admin, Event};
+use crate::admin::{Admin, Event, RemoteStatus};
 use crate::api::data::{REQUIRED_MODEL, Readiness};
 use crate::api::problem::ApiError;
 use crate::classify::{Classifier, Phase};
@@ -56,6 +56,8 @@ struct StatusView {
     predictions: Option<LogView>,
     /// The archive of pictures, as this replica sees it; `null` where there is none.
     archive: Option<ArchiveView>,
+    /// The bucket of models, as this replica sees it; `null` where models are in a folder.
+    model_store: Option<BucketView>,
     /// Models and versions.
     models: ModelsCount,
     /// Callers.
@@ -66,7 +68,7 @@ struct StatusView {
 #[derive(Object)]
 struct DegradedView {
     /// `store_away`, `log_waiting`, `log_filling`, `log_failing`, `log_lost`, `archive_away`, `version_failed`,
-    /// `telemetry_away` or `required_model`.
+    /// `telemetry_away`, `models_away` or `required_model`.
     reason: String,
     /// In words an operator can act on.
     detail: String,
@@ -126,6 +128,34 @@ impl LogView {
             damaged: log.damaged,
             refused: log.refused,
             expired: log.expired,
+        }
+    }
+}
+
+/// The bucket of models.
+#[derive(Object)]
+struct BucketView {
+    /// `ok` or `away`: what was brought serves on.
+    status: String,
+    /// Since when it could not be taken in whole.
+    away_since: Option<String>,
+    /// Why not.
+    trouble: Option<String>,
+    /// When all of it was taken in last.
+    synced_at: Option<String>,
+    /// Bytes of its models on this machine.
+    cached_bytes: u64,
+}
+
+impl BucketView {
+    fn of(bucket: &RemoteStatus) -> Self {
+        let away = bucket.away_since;
+        Self {
+            status: if away.is_some() { "away" } else { "ok" }.to_owned(),
+            away_since: away.map(time),
+            trouble: bucket.trouble.clone(),
+            synced_at: bucket.synced_at.map(time),
+            cached_bytes: bucket.cached_bytes,
         }
     }
 }
@@ -282,6 +312,7 @@ impl GatewayApi {
             },
             predictions: status.log.as_ref().map(LogView::of),
             archive: status.archive.as_ref().map(ArchiveView::of),
+            model_store: status.bucket.as_ref().map(BucketView::of),
             models: ModelsCount {
                 models: status.models,
                 versions: Any(Value::Object(versions)),

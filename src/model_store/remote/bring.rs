@@ -1,0 +1,301 @@
+//! Brings what the bucket has into the folder, and takes out of the folder what is gone: each whole, in its turn, and only where
+//! what the bucket said is not stale by now.
+
+use std::fs;
+use std::path::Path;
+
+use tokio::sync::MutexGuard;
+
+use super::bucket::{Objects, Stamp};
+use super::listing::SHEET;
+use super::record::{Brought, Files};
+use super::sync::Wants;
+use super::{Inner, Missing, RemoteError};
+use crate::domain::ids::{ModelId, VersionNumber};
+use crate::model_store::FileId;
+use crate::model_store::editor::{exchange, off_runtime};
+use crate::model_store::slot::Slot;
+
+/// Bytes of a model's own file: a picture, labels, a manifest.
+const MAX_SHARED: u64 = 64 << 20;
+
+impl Inner {
+    /// Brings a version beside what serves, and puts it in its place when all of it is there and is what it should be.
+    pub(super) async fn bring(
+        &self,
+        (id, number): (&ModelId, VersionNumber),
+        wanted: &Wants,
+        as_of: u64,
+    ) -> Result<(), RemoteError> {
+        let root = self.folder.root().to_path_buf();
+        let slot = blocking(move || Slot::take(&root)).await?;
+        let dir = slot.dir().join("brought");
+        let mut files = Files::new();
+        for (name, file) in wanted {
+            let object = format!("{id}/{number}/{name}");
+            let digest = self
+                .bucket
+                .fetch(&object, &file.stamp, &dir.join(name))
+                .await?;
+            if let Some(expected) = file.digest.filter(|expected| *expected != digest) {
+                return Err(RemoteError::Content(format!(
+                    "{name} has the SHA-256 {digest} in the bucket, and {expected} by {SHEET}"
+                )));
+            }
+            let brought = Brought {
+                stamp: file.stamp.clone(),
+                sha256: digest.to_string(),
+            };
+            files.insert(name.clone(), brought);
+        }
+        let _turn = self.turn_as_of(id, as_of).await?;
+        let place = self.dir(id, Some(number));
+        let to = place.clone();
+        blocking(move || {
+            exchange(&dir, &to)?;
+            slot.remove();
+            Ok(())
+        })
+        .await?;
+        self.know(id, &place, &files).await?;
+        self.records.change(id, |record| {
+            record.versions.insert(number.get(), files);
+        });
+        tracing::info!(
+            model = id.as_str(),
+            version = number.get(),
+            "version brought from the bucket"
+        );
+        self.tell(Some(id));
+        Ok(())
+    }
+
+    /// Files that are whole need not be waited for, nor hashed again.
+    pub(super) async fn know(
+        &self,
+        id: &ModelId,
+        dir: &Path,
+        files: &Files,
+    ) -> Result<(), RemoteError> {
+        let files: Vec<_> = files
+            .iter()
+            .map(|(name, file)| (dir.join(name), file.sha256.parse().ok()))
+            .collect();
+        let (folder, id) = (self.folder.clone(), id.clone());
+        blocking(move || {
+            let known = files.into_iter().filter_map(|(path, digest)| {
+                let identity = FileId::of(&fs::metadata(&path).ok()?);
+                Some((path, identity, digest))
+            });
+            folder.know(&id, known);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Sees that there is room for a version, by taking out what no manifest selects any more; never the highest of a model, which
+    /// may be what serves until the new one does.
+    pub(super) async fn make_room(
+        &self,
+        (id, number): (&ModelId, VersionNumber),
+        wanted: &Wants,
+    ) -> Result<(), RemoteError> {
+        let needed: u64 = wanted.values().map(|file| file.stamp.bytes).sum();
+        let limit = self.folder.max_model_bytes();
+        if needed > limit {
+            return Err(RemoteError::Content(format!(
+                "it has {needed} bytes, and `limits.max_model_bytes` is {limit}"
+            )));
+        }
+        let fits =
+            || self.max_bytes == 0 || self.records.bytes().saturating_add(needed) <= self.max_bytes;
+        if fits() {
+            return Ok(());
+        }
+        for (id, number) in self.spares() {
+            self.take_out(&id, Some(number), self.changes(&id)).await?;
+            tracing::info!(
+                model = id.as_str(),
+                version = number.get(),
+                "a version that is not selected made room in the cache"
+            );
+            self.miss(&id, number, Some(Missing::NotSelected), true);
+            if fits() {
+                return Ok(());
+            }
+        }
+        Err(RemoteError::Content(format!(
+            "version {number} of model {id} has {needed} bytes, and the cache has no room for it: {} bytes of `model_store.cache_max_bytes` = {} are used",
+            self.records.bytes(),
+            self.max_bytes
+        )))
+    }
+
+    fn spares(&self) -> Vec<(ModelId, VersionNumber)> {
+        let spare = self.state().spare.clone();
+        let mut found = Vec::new();
+        for (id, numbers) in spare {
+            let known = self.record(&id).versions;
+            let highest = known.keys().last().copied();
+            for number in numbers {
+                if known.contains_key(&number.get()) && highest != Some(number.get()) {
+                    found.push((id.clone(), number));
+                }
+            }
+        }
+        found
+    }
+
+    /// Brings the model's own files, each whole.
+    pub(super) async fn shared(
+        &self,
+        id: &ModelId,
+        wanted: &Objects,
+        as_of: u64,
+    ) -> Result<(), RemoteError> {
+        let known = self.record(id).shared;
+        for (name, stamp) in wanted.iter().filter(|(_, stamp)| stamp.bytes <= MAX_SHARED) {
+            let file = known.get(name).filter(|file| file.stamp == *stamp);
+            let path = self.dir(id, None).join(name);
+            let bytes = stamp.bytes;
+            let lies =
+                blocking(move || Ok(fs::metadata(path).is_ok_and(|found| found.len() == bytes)));
+            if file.is_none() || !lies.await? {
+                self.bring_shared(id, (name, stamp), as_of).await?;
+            }
+        }
+        for name in known.into_keys().filter(|name| !wanted.contains_key(name)) {
+            let _turn = self.turn_as_of(id, as_of).await?;
+            let path = self.dir(id, None).join(&name);
+            blocking(move || match fs::remove_file(path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+                _ => Ok(()),
+            })
+            .await?;
+            self.records.change(id, |record| {
+                record.shared.remove(&name);
+            });
+            self.tell(Some(id));
+        }
+        Ok(())
+    }
+
+    pub(super) async fn bring_shared(
+        &self,
+        id: &ModelId,
+        (name, stamp): (&str, &Stamp),
+        as_of: u64,
+    ) -> Result<(), RemoteError> {
+        let root = self.folder.root().to_path_buf();
+        let slot = blocking(move || Slot::take(&root)).await?;
+        let beside = slot.dir().join("brought");
+        let digest = self
+            .bucket
+            .fetch(&format!("{id}/{name}"), stamp, &beside)
+            .await?;
+        let _turn = self.turn_as_of(id, as_of).await?;
+        let dir = self.dir(id, None);
+        let path = dir.join(name);
+        blocking(move || {
+            if let Some(folder) = path.parent() {
+                fs::create_dir_all(folder)?;
+            }
+            fs::rename(beside, path)?;
+            slot.remove();
+            Ok(())
+        })
+        .await?;
+        let brought = Brought {
+            stamp: stamp.clone(),
+            sha256: digest.to_string(),
+        };
+        let files = Files::from([(name.to_owned(), brought.clone())]);
+        self.know(id, &dir, &files).await?;
+        self.records.change(id, |record| {
+            record.shared.insert(name.to_owned(), brought);
+        });
+        self.tell(Some(id));
+        Ok(())
+    }
+
+    /// Waits for the turn to change a model's folder by what the bucket said.
+    ///
+    /// # Errors
+    /// [`RemoteError::Changed`] where that is stale by now.
+    pub(super) async fn turn_as_of(
+        &self,
+        id: &ModelId,
+        as_of: u64,
+    ) -> Result<MutexGuard<'_, ()>, RemoteError> {
+        let turn = self.turn.lock().await;
+        if self.changes(id) == as_of {
+            Ok(turn)
+        } else {
+            Err(RemoteError::Changed)
+        }
+    }
+
+    /// Takes a model or a version out of the folder.
+    pub(super) async fn take_out(
+        &self,
+        id: &ModelId,
+        number: Option<VersionNumber>,
+        as_of: u64,
+    ) -> Result<(), RemoteError> {
+        let _turn = self.turn_as_of(id, as_of).await?;
+        let (root, from) = (self.folder.root().to_path_buf(), self.dir(id, number));
+        let was_there = blocking(move || {
+            let slot = Slot::take(&root)?;
+            let taken = fs::rename(from, slot.dir().join("taken out"));
+            slot.remove();
+            match taken {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+                taken => taken.map(|()| true),
+            }
+        });
+        let was_there = was_there.await?;
+        self.forget(id, number);
+        if was_there {
+            self.tell(Some(id));
+        }
+        Ok(())
+    }
+
+    /// Nothing of it is here any more.
+    pub(super) fn forget(&self, id: &ModelId, number: Option<VersionNumber>) {
+        match number {
+            Some(number) => self.records.change(id, |record| {
+                record.versions.remove(&number.get());
+            }),
+            None => self.records.forget(id),
+        }
+        let mut state = self.state();
+        match number {
+            Some(number) => {
+                if let Some(missing) = state.missing.get_mut(id) {
+                    missing.remove(&number);
+                }
+            }
+            None => {
+                state.missing.remove(id);
+                state.spare.remove(id);
+            }
+        }
+    }
+}
+
+/// Uses the disk where that does not hold up the runtime.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+) -> Result<T, RemoteError> {
+    let disk = |error: std::io::Error| RemoteError::Disk(error.to_string());
+    let done = off_runtime(move || Ok(work()));
+    match done.await {
+        Ok(outcome) => outcome.map_err(disk),
+        Err(error) => Err(RemoteError::Disk(
+            error
+                .cause()
+                .map_or_else(|| error.to_string(), str::to_owned),
+        )),
+    }
+}
