@@ -45,6 +45,11 @@ def _parser() -> argparse.ArgumentParser:
     _keras(commands)
     _torch(commands)
     _timm(commands)
+    _savedmodel(commands)
+    _tflite(commands)
+    _quantize(commands)
+    _compare(commands)
+    _check(commands)
     return parser
 
 
@@ -141,6 +146,103 @@ def _run_timm(args: argparse.Namespace) -> None:
 
     plan = ship.Plan.of(args)
     ship.ship(plan, args, functools.partial(from_torch.export_timm, plan, args))
+
+
+def _savedmodel(commands: Any) -> None:
+    parser = _command(commands, "savedmodel", "From a SavedModel of TensorFlow's.", _run_savedmodel)
+    add = parser.add_argument
+    add("--model", type=Path, required=True, metavar="DIR", help="the SavedModel's folder")
+    add("--signature", default="serving_default", metavar="NAME", help="what is called [serving_default]")
+    add("--output", metavar="NAME", help="which of the signature's outputs, where it has several")
+    _sized(parser)
+    _file_like(parser)
+
+
+def _tflite(commands: Any) -> None:
+    parser = _command(commands, "tflite", "From a TFLite file; a quantised one stays quantised.", _run_tflite)
+    parser.add_argument("--model", type=Path, required=True, metavar="FILE", help="the .tflite file")
+    _file_like(parser)
+
+
+def _file_like(parser: argparse.ArgumentParser) -> None:
+    from lensgate_export import manifest, pixels
+
+    parser.add_argument("--activation", choices=manifest.ACTIVATIONS,
+        help="behind the model [none where it ends in one, else softmax]")  # fmt: skip
+    pixels.add_options(parser)
+    _exporting(parser)
+
+
+def _run_savedmodel(args: argparse.Namespace) -> None:
+    from lensgate_export import from_tensorflow, ship
+
+    plan = ship.Plan.of(args)
+    ship.ship(plan, args, functools.partial(from_tensorflow.export_savedmodel, plan, args))
+
+
+def _run_tflite(args: argparse.Namespace) -> None:
+    from lensgate_export import from_tensorflow, ship
+
+    plan = ship.Plan.of(args)
+    ship.ship(plan, args, functools.partial(from_tensorflow.export_tflite, plan, args))
+
+
+def _quantize(commands: Any) -> None:
+    parser = _command(commands, "quantize", "A float version to int8, by a calibration set.", _run_quantize)
+    add = parser.add_argument
+    add("version", type=Path, metavar="VERSION", help="the float version's folder")
+    add("--out", type=Path, required=True, metavar="STORE/MODEL/VERSION", help="the int8 version's; must not be there")
+    add("--calibration", type=Path, required=True, metavar="DIR", help="pictures as it will be sent; some hundred")
+    add("--calibration-limit", type=_positive, default=500, metavar="N", help="the most that are used [500]")
+    add("--samples", type=Path, required=True, metavar="DIR", help="other pictures, to compare on")
+    add("--method", choices=("minmax", "entropy", "percentile"), default="minmax", help="of calibration [minmax]")
+    add("--exclude", nargs="+", default=[], metavar="NODE|TYPE", help="what stays float")
+    add("--min-agreement", type=_share, default=0.98, metavar="P", help="not written below it [0.98]")
+    add("--max-accuracy-drop", type=_share, metavar="P", help="not written above it")
+    add("--force", action="store_true", help="written all the same")
+    _judging(parser, 0.002)
+
+
+def _run_quantize(args: argparse.Namespace) -> None:
+    from lensgate_export.quantize import quantize
+
+    quantize(args)
+
+
+def _compare(commands: Any) -> None:
+    parser = _command(commands, "compare", "Two versions' size, speed and accuracy side by side.", _run_compare)
+    add = parser.add_argument
+    add("first", type=Path, metavar="VERSION")
+    add("second", type=Path, metavar="VERSION")
+    add("--samples", type=Path, required=True, metavar="DIR", help="DIR/LABEL/*.jpg, or DIR/LABEL_*.png")
+    add("--limit", type=_positive, default=200, metavar="N", help="the most samples that are looked at [200]")
+    add("--min-agreement", type=_share, default=0.0, metavar="P", help="exit code 1 below it")
+
+
+def _run_compare(args: argparse.Namespace) -> None:
+    from lensgate_export import comparison, manifest
+    from lensgate_export.samples import found
+
+    labels = manifest.read_labels(args.first, manifest.read(args.first))
+    if labels is None:
+        raise Failure(f"{args.first} has no labels")
+    pair = comparison.compared(args.first, args.second, found(args.samples, labels, args.limit), labels)
+    print(pair.shown())
+    if pair.agreement < args.min_agreement:
+        raise Failure(f"they agree on {pair.agreement:.2%}, less than {args.min_agreement:.2%}")
+
+
+def _check(commands: Any) -> None:
+    parser = _command(commands, "check", "The gateway's answers against the framework's, once more.", _run_check)
+    parser.add_argument("version", type=Path, metavar="VERSION")
+    parser.add_argument("--samples", type=Path, required=True, metavar="DIR", help="the pictures of the export")
+    _judging(parser, 0.002)
+
+
+def _run_check(args: argparse.Namespace) -> None:
+    from lensgate_export.check import check
+
+    check(args)
 
 
 def _positive(text: str) -> int:

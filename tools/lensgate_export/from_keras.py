@@ -6,10 +6,6 @@ Called by `cli`. Keras is imported inside, after its surroundings are set.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
-import logging
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from lensgate_export import tf2onnx_repairs
+from lensgate_export import tensorflow_graph
 from lensgate_export.failures import Failure, Misuse
 from lensgate_export.manifest import IMAGENET_MEAN, IMAGENET_STD, Table
 from lensgate_export.reference import activated
@@ -68,15 +64,9 @@ MODES = tuple(_TABLES)
 
 def load() -> Any:
     """Keras over TensorFlow, quiet, on the CPU."""
-    os.environ["KERAS_BACKEND"] = "tensorflow"
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
-    try:
-        import keras
-    except ImportError as error:
-        raise Failure(f"Keras is not there ({error}): start with tools/models.sh, which fetches it") from error
-    logging.getLogger("tf2onnx").setLevel(logging.ERROR)
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    tensorflow_graph.load()
+    import keras
+
     return keras
 
 
@@ -98,16 +88,9 @@ def export(plan: Plan, args: argparse.Namespace, onnx: Path) -> Exported:
     keras = load()
     keras.utils.set_random_seed(args.seed)
     mode, model = _model(plan, args)
-    # Keras refuses to export what was never called.
     height, width, channels = (int(extent) for extent in model.input_shape[1:])
-    model(np.zeros((1, height, width, channels), np.float32))
-    tf2onnx_repairs.apply()
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stdout(said):
-            model.export(str(onnx), format="onnx", verbose=False)
-    except Exception as error:  # tf2onnx and TensorFlow raise what they like
-        raise Failure(f"Keras cannot export this model as ONNX: {error}") from error
+    spec = tensorflow_graph.load().TensorSpec((None, height, width, channels), "float32", "input")
+    tensorflow_graph.to_onnx(lambda pixels: model(pixels, training=False), spec, onnx)
     table = dict(_TABLES[mode])
     if channels == 1:
         table["color"] = "gray"
@@ -212,9 +195,8 @@ def _loaded(path: Path, size: tuple[int, int], interpolation: str, channels: int
 
 def _dataset(path: Path, size: tuple[int, int], channels: int) -> np.ndarray:
     """[H, W, C], 0 to 255, as `image_dataset_from_directory` makes it: bilinear without smoothing, in floats."""
-    import tensorflow
-
     keras = load()
+    tensorflow = tensorflow_graph.load()
     color = "grayscale" if channels == 1 else "rgb"
     pixels = keras.utils.img_to_array(keras.utils.load_img(path, color_mode=color))
     return np.asarray(tensorflow.image.resize(pixels, size, method="bilinear", antialias=False))

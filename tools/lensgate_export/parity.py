@@ -14,6 +14,9 @@ from lensgate_export.failures import Failure
 from lensgate_export.samples import Sample
 from lensgate_export.tables import table
 
+# What the gateway promises against Pillow and onnxruntime (0.0005, or one step of a quantised output).
+_PROMISED = 0.0005
+
 FILE = "parity.json"
 HEAD = ("answers of", "against", "pictures", "max difference", "mean difference", "same label", "allowed", "")
 
@@ -63,6 +66,11 @@ class Parity:
             self.of, self.against, str(count), f"{self.largest:.2e}", f"{self.mean:.2e}", f"{same}/{count}",
             allowed, verdict,
         )  # fmt: skip
+
+
+def allowed_of_gateway(quantised_step: float) -> float:
+    """How far the gateway may be from onnxruntime on the same file and the same pictures."""
+    return max(_PROMISED, 1.001 * quantised_step)
 
 
 def shown(parities: Sequence[Parity]) -> str:

@@ -26,7 +26,8 @@ class Exported:
 
     `answers` gives the framework's own confidences [N, C] for pictures, through its own preprocessing. `told` are
     other ways to prepare a picture, by name, whose difference is shown and never a reason to fail. `quantised_step`
-    is the step of a quantised output, else 0.
+    is the step of a quantised output, and `roundings` what roundings between layers may make of a confidence; both are
+    0 for floats.
     """
 
     framework: str
@@ -34,6 +35,7 @@ class Exported:
     answers: Answers
     told: dict[str, Answers] = field(default_factory=dict)
     quantised_step: float = 0.0
+    roundings: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -108,13 +110,15 @@ def compared(
     plan: Plan, args: argparse.Namespace, folder: Path, exported: Exported, answers: np.ndarray
 ) -> list[parity.Parity]:
     """The exported graph under onnxruntime and the gateway, each against the framework."""
-    tolerance = max(args.tolerance, 1.001 * exported.quantised_step)
+    tolerance = max(args.tolerance, 1.001 * exported.quantised_step, exported.roundings)
     # The folder lies beside its place, so that it is read with the same manifest of its model.
     own = Runner(folder).confidences(plan.pictures)
     judged = [parity.Parity("onnxruntime", exported.framework, own, answers, tolerance)]
     if plan.gateway is not None:
+        name = plan.gateway.name()
         got = plan.gateway.confidences(folder, plan.place, plan.pictures, len(plan.labels))
-        judged.append(parity.Parity(plan.gateway.name(), exported.framework, got, answers, tolerance))
-        for name, other in exported.told.items():
-            judged.append(parity.Parity(plan.gateway.name(), name, got, other(plan.pictures), None))
+        judged.append(parity.Parity(name, "onnxruntime", got, own, parity.allowed_of_gateway(exported.quantised_step)))
+        judged.append(parity.Parity(name, exported.framework, got, answers, tolerance))
+        for way, other in exported.told.items():
+            judged.append(parity.Parity(name, way, got, other(plan.pictures), None))
     return judged
