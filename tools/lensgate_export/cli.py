@@ -77,7 +77,7 @@ def _judging(parser: argparse.ArgumentParser, tolerance: float) -> None:
     add("--tolerance", type=_share, default=tolerance, metavar="D",
         help=f"the most by which a confidence may differ [{tolerance:g}]")  # fmt: skip
     add("--limit", type=_positive, default=200, metavar="N", help="the most samples that are looked at [200]")
-    add("--gateway", type=Path, metavar="FILE", help="the gateway's binary [target/*/lensgate, else the PATH's]")
+    add("--gateway", type=Path, metavar="FILE", help="the gateway's binary [LENSGATE_GATEWAY, else target/*/lensgate, else the PATH's]")
     add("--no-parity", action="store_true", help="do not ask the gateway")
     add("--seed", type=int, default=1, help="of everything random [1]")
 

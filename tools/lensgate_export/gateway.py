@@ -35,10 +35,12 @@ class Gateway:
 
     @classmethod
     def found(cls, given: Path | None) -> Gateway:
-        """The binary that was named, else the newest one built here, else the one on the PATH."""
+        """The binary that was named, here or by LENSGATE_GATEWAY, else the newest one built here, else the PATH's."""
+        if given is None and os.environ.get("LENSGATE_GATEWAY"):
+            given = Path(os.environ["LENSGATE_GATEWAY"])
         if given is not None:
             if not os.access(given, os.X_OK) or given.is_dir():
-                raise Misuse(f"--gateway {given} is no program")
+                raise Misuse(f"the gateway {given} is no program")
             return cls(given.resolve())
         built = [_ROOT / "target" / kind / "lensgate" for kind in ("release", "debug")]
         there = [path for path in built if path.is_file()]
