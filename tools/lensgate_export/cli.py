@@ -221,8 +221,10 @@ def _compare(commands: Any) -> None:
 
 def _run_compare(args: argparse.Namespace) -> None:
     from lensgate_export import comparison, manifest
+    from lensgate_export.reference import demand_version
     from lensgate_export.samples import found
 
+    demand_version(args.first)
     labels = manifest.read_labels(args.first, manifest.read(args.first))
     if labels is None:
         raise Failure(f"{args.first} has no labels")

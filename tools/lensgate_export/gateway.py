@@ -1,6 +1,6 @@
 """The real gateway's answers, from its command line: `lensgate classify` and `lensgate models check`; no server.
 
-A version that is still being made is shown to it in a store of links, beside what its model's folder already has, so
+A version that is still being made is shown to it in a store of its own, beside what its model's folder already has, so
 that it is judged as it will be once it is in place.
 """
 
@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from lensgate_export import manifest
 from lensgate_export.failures import Failure, Misuse
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -135,9 +136,20 @@ def _store(version: Path, place: Path) -> Iterator[Path]:
         store = Path(name)
         model = store / place.parent.name
         model.mkdir()
-        if place.parent.is_dir():
-            for entry in place.parent.iterdir():
-                if not entry.name.isdigit() and not entry.name.startswith("."):
-                    (model / entry.name).symlink_to(entry.resolve())
+        # Copied, as the gateway follows no link out of a model's folder; and no more than it reads.
+        for name in _named(version):
+            if (place.parent / name).is_file():
+                (model / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(place.parent / name, model / name)
         (model / place.name).symlink_to(version.resolve())
         yield store
+
+
+def _named(version: Path) -> list[str]:
+    """What a version may take from the folder of its model, where it has no file of that name itself."""
+    table = manifest.read(version)
+    labels = table.get("labels", "labels.txt")
+    names = ["model.toml", *([labels] if isinstance(labels, str) else [])]
+    names += [str(golden.get("image")) for golden in table.get("golden", [])]
+    inside = [name for name in names if not os.path.isabs(name) and ".." not in Path(name).parts]
+    return list(dict.fromkeys(inside))

@@ -42,12 +42,11 @@ def opened(path: Path) -> Image.Image:
 def tensor(path: Path, p: Preprocessing) -> np.ndarray:
     """The picture as [1, C, H, W] or [1, H, W, C], by `p.layout`, of type `p.element`."""
     pixels = _pixels(opened(path), p)
-    mean = np.asarray(p.mean, np.float64)
-    std = np.asarray(p.std, np.float64)
-    levels = np.arange(256, dtype=np.float64)[:, None]
-    # x / 255 exactly where the scale is that: frameworks divide, and the product differs in the last bit.
-    scaled = levels / 255 if p.scale == 1 / 255 else levels * p.scale
-    table = (scaled - mean) / std
+    # Step by step in 32 bits, as frameworks and the gateway compute it, and divided where the scale is 1/255. The last
+    # bit matters: behind the first rounding of an int8 graph, pixels that fall on a half go up or down by it.
+    levels = np.arange(256, dtype=np.float32)[:, None]
+    scaled = levels / np.float32(255) if abs(p.scale * 255 - 1) < 1e-6 else levels * np.float32(p.scale)
+    table = (scaled - np.asarray(p.mean, np.float32)) / np.asarray(p.std, np.float32)
     if p.element.kind in "iu":
         limits = np.iinfo(p.element)
         table = np.rint(table).clip(limits.min, limits.max)

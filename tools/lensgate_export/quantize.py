@@ -67,7 +67,7 @@ def quantize(args: argparse.Namespace) -> None:
     gateway = None if args.no_parity else Gateway.found(args.gateway)
     with version.staged(place) as folder:
         _write(args, source, calibration, folder / "model.onnx")
-        _accompany(args.version, source.table, labels, folder)
+        table = _accompany(args.version, source.table, labels, folder)
         pair = comparison.compared(args.version, folder, samples, labels, names=("float", "int8"))
         print(pair.shown())
         if pair.milliseconds[1] >= pair.milliseconds[0]:
@@ -80,6 +80,8 @@ def quantize(args: argparse.Namespace) -> None:
             judged = [parity.Parity(gateway.name(), "onnxruntime", got, own, parity.allowed_of_gateway(0.0))]
             print(parity.shown(judged))
             parity.demand(judged, [sample.path for sample in samples], own)
+        (folder / "model.toml").write_text(manifest.written(table), encoding="utf-8")
+        if gateway is not None:
             gateway.check(folder, place)
         parity.remember(folder, "onnxruntime, int8", samples, own, judged)
     print(f"{place}: written")
@@ -109,6 +111,7 @@ def _write(args: argparse.Namespace, source: Runner, calibration: Sequence[Path]
         try:
             # Symbolic shapes are for transformers of text; a picture's sizes are known.
             quant_pre_process(str(args.version / "model.onnx"), str(prepared), skip_symbolic_shape=True)
+            _name_nodes(prepared)
             excluded = _excluded(prepared, args.exclude)
             quantization.quantize_static(
                 str(prepared), str(target), _Pictures(source, calibration),
@@ -127,6 +130,14 @@ def _write(args: argparse.Namespace, source: Runner, calibration: Sequence[Path]
     graph.tidy(target)
 
 
+def _name_nodes(path: Path) -> None:
+    """Names the nameless: the quantiser tells nodes apart by name, and would leave out all of them with one."""
+    model = onnx.load(path)
+    for number, node in enumerate(model.graph.node):
+        node.name = node.name or f"{node.op_type}_{number}"
+    path.write_bytes(model.SerializeToString())
+
+
 def _excluded(path: Path, wanted: Sequence[str]) -> list[str]:
     """The names of nodes that stay floats: those named, and those of a type that is named (`Softmax`)."""
     nodes = onnx.load(path, load_external_data=False).graph.node
@@ -140,8 +151,11 @@ def _excluded(path: Path, wanted: Sequence[str]) -> list[str]:
     return names
 
 
-def _accompany(source: Path, table: Table, labels: Sequence[str], folder: Path) -> None:
-    """Labels, manifest and golden pictures of the float version: the int8 one must get the same ones right."""
+def _accompany(source: Path, table: Table, labels: Sequence[str], folder: Path) -> Table:
+    """Labels, manifest and golden pictures of the float version: the int8 one must get the same ones right.
+
+    What is written here has no golden pictures yet, so that figures come before a verdict; the answer is the whole.
+    """
     (folder / "labels.txt").write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
     kept: Table = {key: value for key, value in table.items() if key in ("input", "output", "golden")}
     for entry in kept.get("golden", []):
@@ -156,4 +170,5 @@ def _accompany(source: Path, table: Table, labels: Sequence[str], folder: Path) 
     whole: dict[str, Any] = {"labels": "labels.txt", **kept}
     if "serving" in table:
         whole["serving"] = {key: value for key, value in table["serving"].items() if key != "versions"}
-    (folder / "model.toml").write_text(manifest.written(whole), encoding="utf-8")
+    (folder / "model.toml").write_text(manifest.written({**whole, "golden": []}), encoding="utf-8")
+    return {"golden": [], **whole}

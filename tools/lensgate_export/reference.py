@@ -28,13 +28,18 @@ def activated(scores: np.ndarray, activation: str) -> np.ndarray:
     return scores
 
 
+def demand_version(folder: Path) -> None:
+    """A `Failure` where the folder has no graph."""
+    if not (folder / "model.onnx").is_file():
+        raise Failure(f"{folder} is no version: it has no model.onnx")
+
+
 class Runner:
     """One version's graph in onnxruntime, fed as its manifest says."""
 
     def __init__(self, version: Path) -> None:
         path = version / "model.onnx"
-        if not path.is_file():
-            raise Failure(f"{version} is no version: it has no model.onnx")
+        demand_version(version)
         self.table = manifest.read(version)
         self.graph = graph.facts(path)
         self.preprocessing = manifest.preprocessing(self.table, self.graph)

@@ -83,13 +83,15 @@ def ship(plan: Plan, args: argparse.Namespace, export: Callable[[Path], Exported
         # What random weights get right, they get right by chance.
         count = 0 if getattr(args, "weights", None) == "none" else args.golden
         pictures = golden.chosen(plan.samples, answers, plan.labels, count, args.golden_min_confidence)
-        table: Table = {"labels": "labels.txt", **exported.table}
-        # Always written, also when empty: the pictures of the model's manifest were chosen for another version.
-        table["golden"] = golden.kept(folder, pictures)
+        # Always written, also when empty: the pictures of the model's manifest were chosen for another version. Not yet
+        # here, for where the answers are wrong, the table says more than the picture that shows it.
+        table: Table = {"labels": "labels.txt", **exported.table, "golden": []}
         (folder / "model.toml").write_text(manifest.written(table), encoding="utf-8")
         judged = compared(plan, args, folder, exported, answers)
         print(parity.shown(judged))
         parity.demand(judged, plan.pictures, answers)
+        table["golden"] = golden.kept(folder, pictures)
+        (folder / "model.toml").write_text(manifest.written(table), encoding="utf-8")
         if plan.gateway is not None:
             plan.gateway.check(folder, plan.place)
         parity.remember(folder, exported.framework, plan.samples, answers, judged)

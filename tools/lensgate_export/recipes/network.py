@@ -52,7 +52,7 @@ class Network(nn.Module):
 
 @dataclass(frozen=True)
 class Measured:
-    """`accuracy` on pictures that no training saw; sizes in kB; the median time of one picture on one thread in ms."""
+    """`accuracy` on pictures that no training saw; sizes in kB; the time of one picture on one thread in ms, the least of ten medians."""
 
     accuracy: float
     parameters: int
@@ -113,16 +113,20 @@ def measured(model: Network, onnx: Path, x: torch.Tensor, y: torch.Tensor) -> Me
     session = onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
     logits = session.run(None, {"input": x.numpy()})[0]
     one = {"input": x[:1].numpy()}
-    times = []
-    for _ in range(1000):
-        start = time.perf_counter()
-        session.run(None, one)
-        times.append((time.perf_counter() - start) * 1000)
+    medians = []
+    for _ in range(10):
+        times = []
+        for _ in range(100):
+            start = time.perf_counter()
+            session.run(None, one)
+            times.append((time.perf_counter() - start) * 1000)
+        medians.append(statistics.median(times))
     content = onnx.read_bytes()
     return Measured(
         accuracy=float(np.mean(logits.argmax(1) == y.numpy())),
         parameters=sum(int(p.count_nonzero()) for p in model.parameters()),
         kilobytes=len(content) / 1000,
         zipped=len(gzip.compress(content)) / 1000,
-        milliseconds=statistics.median(times),
+        # What else the machine does only ever adds.
+        milliseconds=min(medians),
     )
