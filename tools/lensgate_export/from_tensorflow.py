@@ -6,6 +6,8 @@ Called by `cli`. Neither says how pixels became its numbers; the command line do
 from __future__ import annotations
 
 import argparse
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -71,6 +73,7 @@ def export_tflite(plan: Plan, args: argparse.Namespace, onnx: Path) -> Exported:
     tensorflow = tensorflow_graph.load()
     if not args.model.is_file():
         raise Failure(f"{args.model} is not there")
+    _try_apart(args.model)
     try:
         with tensorflow_graph.silent():
             interpreter = tensorflow.lite.Interpreter(model_path=str(args.model), num_threads=1)
@@ -114,6 +117,21 @@ def export_tflite(plan: Plan, args: argparse.Namespace, onnx: Path) -> Exported:
         framework, {"input": section, "output": output}, answers,
         quantised_step=step, roundings=_ROUNDINGS if _is_quantised(interpreter) else 0.0,
     )  # fmt: skip
+
+
+def _try_apart(path: Path) -> None:
+    """A `Failure` where the interpreter does not open the file; one that is cut off makes it crash, hence a child."""
+    program = (
+        "import sys, tensorflow\n"
+        "interpreter = tensorflow.lite.Interpreter(model_path=sys.argv[1], num_threads=1)\n"
+        "interpreter.allocate_tensors()\n"
+        "interpreter.invoke()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        said = done.stderr.strip().splitlines()
+        reason = said[-1] if said and done.returncode > 0 else f"the interpreter crashes ({-done.returncode})"
+        raise Failure(f"{path} cannot be read as TFLite: {reason}")
 
 
 def _is_quantised(interpreter: Any) -> bool:

@@ -60,7 +60,7 @@ def floats(table: Table, layout: str, size: tuple[int, int], channels: int) -> P
         input_name="", input_type=np.dtype(np.float32), input_shape=shape, output_name="",
         output_type=np.dtype(np.float32), classes=None, ends_in=None, output_scale=None, output_zero_point=None,
     )  # fmt: skip
-    return preprocessing({"input": table}, facts)
+    return preprocessing({"input": {**table, "layout": layout}}, facts)
 
 
 def batch(pictures: Sequence[Path], p: Preprocessing) -> np.ndarray:
