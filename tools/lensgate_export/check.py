@@ -28,17 +28,18 @@ def check(args: argparse.Namespace) -> None:
     samples = found(args.samples, labels or [str(index) for index in range(classes)], args.limit)
     pictures = [sample.path for sample in samples]
     own = runner.confidences(pictures)
-    got = gateway.confidences(place, place, pictures, classes)
+    got = gateway.answers(place, place, pictures, classes)
     step = float(runner.table.get("output", {}).get("scale", runner.graph.output_scale or 0.0))
     quantised = runner.graph.output_type.kind in "iu"
-    judged = [parity.Parity(gateway.name(), "onnxruntime", got, own, parity.allowed_of_gateway(step if quantised else 0.0))]
+    allowed = parity.allowed_of_gateway(step if quantised else 0.0)
+    judged = [parity.Parity(got.by, "onnxruntime", got.confidences, own, allowed)]
     known = parity.remembered(place)
     rows = []
     if known is not None:
         rows = [row for row, sample in enumerate(samples) if sample.digest in known[1]]
         if rows:
             wanted = np.stack([known[1][samples[row].digest] for row in rows])
-            judged.append(parity.Parity(gateway.name(), f"{known[0]}, then", got[rows], wanted, args.tolerance))
+            judged.append(parity.Parity(got.by, f"{known[0]}, then", got.confidences[rows], wanted, args.tolerance))
     print(parity.shown(judged))
     if not rows:
         print("not held against the framework: none of the samples is in the version's parity.json")

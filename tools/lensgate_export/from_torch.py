@@ -21,7 +21,7 @@ from lensgate_export.manifest import IMAGENET_MEAN, IMAGENET_STD, Table
 from lensgate_export.reference import activated
 from lensgate_export.ship import Exported, Plan
 
-# The newest that both the gateway's backends execute.
+# Both of the gateway's backends execute what is written in it.
 _OPSET = 18
 _BATCH = 8
 

@@ -29,6 +29,14 @@ _SECONDS = 600
 
 
 @dataclass(frozen=True)
+class Answered:
+    """Confidences [N, C], and who gave them: the gateway's name and version, and what executed the graph."""
+
+    confidences: np.ndarray
+    by: str
+
+
+@dataclass(frozen=True)
 class Gateway:
     """A binary of the gateway."""
 
@@ -59,13 +67,16 @@ class Gateway:
         """Its name and version."""
         return self._run(["--version"], _ROOT).stdout.strip()
 
-    def confidences(
-        self, version: Path, place: Path, pictures: Sequence[Path], classes: int, settings: Sequence[str] = ()
-    ) -> np.ndarray:
-        """Confidences [N, C] for the pictures by the version in the folder `version`, which is to be `place`."""
+    def answers(self, version: Path, place: Path, pictures: Sequence[Path], classes: int) -> Answered:
+        """What the version in the folder `version`, which is to be `place`, says of the pictures.
+
+        Where ONNX Runtime cannot open the graph, the gateway takes tract, which is slower and knows fewer operators;
+        that is told.
+        """
+        backend = ""
         rows = np.full((len(pictures), classes), np.nan)
         with _store(version, place) as store:
-            base = ["classify", "--json", "--top-k", str(classes), *_which(place), *_settings(store, settings)]
+            base = ["classify", "--json", "--top-k", str(classes), *_which(place), *_settings(store)]
             for start in range(0, len(pictures), _CHUNK):
                 chunk = pictures[start : start + _CHUNK]
                 done = self._run([*base, "--", *(str(path.resolve()) for path in chunk)], store)
@@ -75,17 +86,20 @@ class Gateway:
                 for row, line in enumerate(lines, start):
                     if "error" in line:
                         raise Failure(f"the gateway refuses {line['picture']}: {line['error']}")
+                    backend = line["backend"]
                     for answer in line["classes"]:
                         rows[row, answer["index"]] = answer["confidence"]
         if np.isnan(rows).any():
             raise Failure(f"the gateway names fewer than {classes} classes, or some confidence that is no number")
-        return rows
+        if backend != "ort":
+            print(f"the gateway executes this version by {backend}, as ONNX Runtime cannot open its graph: it will be slow")
+        return Answered(rows, f"{self.name()} ({backend})")
 
     def check(self, version: Path, place: Path) -> dict[str, Any]:
         """What `models check` says of the version: its golden pictures, labels, shapes. A failed check is a `Failure`."""
         with _store(version, place) as store:
             done = self._run(
-                ["models", "check", "--json", *_which(place), *_settings(store, ()), str(store)], store
+                ["models", "check", "--json", *_which(place), *_settings(store), str(store)], store
             )
         try:
             found: dict[str, Any] = json.loads(done.stdout)["models"][0]["versions"][0]
@@ -124,8 +138,8 @@ def _which(place: Path) -> list[str]:
     return ["--model", place.parent.name, "--version", place.name]
 
 
-def _settings(store: Path, more: Sequence[str]) -> list[str]:
-    pairs = (f"model_store.url={store}", "model_store.trials_file=", "model_store.quiet_ms=0", *more)
+def _settings(store: Path) -> list[str]:
+    pairs = (f"model_store.url={store}", "model_store.trials_file=", "model_store.quiet_ms=0")
     return [word for pair in pairs for word in ("--set", pair)]
 
 

@@ -90,13 +90,15 @@ def facts(path: Path) -> Graph:
 
 
 def tidy(path: Path) -> None:
-    """Names the batch `batch` and drops the shapes noted for inner values.
+    """Names the batch `batch`, drops the shapes noted for inner values, and gives every use of an integer its own copy.
 
     Exporters note inner shapes with batch symbols of their own, which tract cannot bring together with a batch of 1;
-    every runtime infers them anew.
+    every runtime infers them anew. ONNX Runtime, asked for precise sums of 8-bit products as the gateway asks it, does
+    not open a graph in which two operators share a zero point, as they do in what tf2onnx makes of a TFLite file.
     """
     model = onnx.load(path)
     del model.graph.value_info[:]
+    _unshare(model.graph)
     for value in [*model.graph.input, *model.graph.output]:
         dims = value.type.tensor_type.shape.dim
         if dims and not dims[0].HasField("dim_value"):
@@ -106,6 +108,25 @@ def tidy(path: Path) -> None:
     except onnx.checker.ValidationError as error:
         raise Failure(f"the exporter wrote a graph that is not valid ONNX: {error}") from error
     path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def _unshare(graph: onnx.GraphProto) -> None:
+    """Zero points and other integers of 8 bits that several operators use become one each; they are small."""
+    narrow = {
+        value.name: value
+        for value in graph.initializer
+        if value.data_type in (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
+    }
+    seen: set[str] = set()
+    for number, node in enumerate(graph.node):
+        for slot, name in enumerate(node.input):
+            if name in narrow and name in seen:
+                own = onnx.TensorProto()
+                own.CopyFrom(narrow[name])
+                own.name = f"{name}/{number}.{slot}"
+                graph.initializer.append(own)
+                node.input[slot] = own.name
+            seen.add(name)
 
 
 def _refuse_foreign_operators(model: onnx.ModelProto) -> None:

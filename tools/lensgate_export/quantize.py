@@ -76,8 +76,8 @@ def quantize(args: argparse.Namespace) -> None:
         own = pair.answers[1]
         judged = []
         if gateway is not None:
-            got = gateway.confidences(folder, place, [sample.path for sample in samples], len(labels))
-            judged = [parity.Parity(gateway.name(), "onnxruntime", got, own, parity.allowed_of_gateway(0.0))]
+            got = gateway.answers(folder, place, [sample.path for sample in samples], len(labels))
+            judged = [parity.Parity(got.by, "onnxruntime", got.confidences, own, parity.allowed_of_gateway(0.0))]
             print(parity.shown(judged))
             parity.demand(judged, [sample.path for sample in samples], own)
         (folder / "model.toml").write_text(manifest.written(table), encoding="utf-8")

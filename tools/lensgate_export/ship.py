@@ -117,10 +117,10 @@ def compared(
     own = Runner(folder).confidences(plan.pictures)
     judged = [parity.Parity("onnxruntime", exported.framework, own, answers, tolerance)]
     if plan.gateway is not None:
-        name = plan.gateway.name()
-        got = plan.gateway.confidences(folder, plan.place, plan.pictures, len(plan.labels))
-        judged.append(parity.Parity(name, "onnxruntime", got, own, parity.allowed_of_gateway(exported.quantised_step)))
-        judged.append(parity.Parity(name, exported.framework, got, answers, tolerance))
+        got = plan.gateway.answers(folder, plan.place, plan.pictures, len(plan.labels))
+        rows, step = got.confidences, exported.quantised_step
+        judged.append(parity.Parity(got.by, "onnxruntime", rows, own, parity.allowed_of_gateway(step)))
+        judged.append(parity.Parity(got.by, exported.framework, rows, answers, tolerance))
         for way, other in exported.told.items():
-            judged.append(parity.Parity(name, way, got, other(plan.pictures), None))
+            judged.append(parity.Parity(got.by, way, rows, other(plan.pictures), None))
     return judged

@@ -49,7 +49,7 @@ class Fixtures(InFolder):
                 version = self.version(name)
                 runner = Runner(version)
                 own = runner.confidences(pictures)
-                got = gateway.confidences(version, version, pictures, own.shape[1])
+                got = gateway.answers(version, version, pictures, own.shape[1]).confidences
                 step = runner.graph.output_scale or 0.0
                 judged.append(parity.Parity(gateway.name(), f"onnxruntime, {name}", got, own, parity.allowed_of_gateway(step)))
                 self.assertTrue(judged[-1].holds, judged[-1].row())

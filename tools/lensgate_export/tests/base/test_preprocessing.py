@@ -60,7 +60,7 @@ class Preprocessing(InFolder):
                 classifier(version / "model.onnx", shape, 12, element)
                 (version / "model.toml").write_text(manifest.written({"input": keys}))
                 own = Runner(version).confidences(pictures)
-                got = gateway.confidences(version, version, pictures, 12)
+                got = gateway.answers(version, version, pictures, 12).confidences
                 self.assertGreater(np.ptp(own, axis=0).max(), 0.05, "the model is blind: the test shows nothing")
                 allowed = 0.002 if element == TensorProto.FLOAT16 else 2e-5
                 held = parity.Parity("gateway", "numpy", got, own, allowed)
@@ -73,7 +73,7 @@ class Preprocessing(InFolder):
         (version / "model.toml").write_text('[input]\nfilter = "bilinear"\n')
         own = Runner(version).confidences(pictures)
         (version / "model.toml").write_text('[input]\nfilter = "nearest"\n')
-        got = Gateway.found(None).confidences(version, version, pictures, 12)
+        got = Gateway.found(None).answers(version, version, pictures, 12).confidences
         self.assertFalse(parity.Parity("gateway", "numpy", got, own, 0.002).holds)
 
     def test_the_presets_are_those_of_the_documentation(self) -> None:
@@ -133,3 +133,42 @@ class Preprocessing(InFolder):
         path.write_bytes(model.SerializeToString())
         with self.assertRaisesRegex(Failure, r"tf\.custom\.FlexBeta"):
             graph.facts(path)
+
+    def test_integers_that_operators_share_become_one_each(self) -> None:
+        """Two quantised weights with one zero point: opened as the gateway opens it, ONNX Runtime refuses that."""
+        import onnx
+        from onnx import helper, numpy_helper
+
+        rng = np.random.default_rng(1)
+        nodes, values, last = [], [numpy_helper.from_array(np.int8(0), "zero")], "input"
+        values += [numpy_helper.from_array(np.float32(0.02), "small"), numpy_helper.from_array(np.uint8(128), "middle")]
+        for number in (1, 2):
+            weights = rng.integers(-90, 90, (3, 3, 1, 1), dtype=np.int8)
+            values.append(numpy_helper.from_array(weights, f"w{number}"))
+            nodes += [
+                helper.make_node("QuantizeLinear", [last, "small", "middle"], [f"q{number}"]),
+                helper.make_node("DequantizeLinear", [f"q{number}", "small", "middle"], [f"x{number}"]),
+                helper.make_node("DequantizeLinear", [f"w{number}", "small", "zero"], [f"k{number}"]),
+                helper.make_node("Conv", [f"x{number}", f"k{number}"], [f"c{number}"]),
+            ]
+            last = f"c{number}"
+        nodes += [
+            helper.make_node("QuantizeLinear", [last, "small", "middle"], ["q3"]),
+            helper.make_node("DequantizeLinear", ["q3", "small", "middle"], ["x3"]),
+            helper.make_node("GlobalAveragePool", ["x3"], ["answer"]),
+        ]
+        made = helper.make_graph(
+            nodes, "tests", [helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, 3, 8, 8])],
+            [helper.make_tensor_value_info("answer", TensorProto.FLOAT, [1, 3, 1, 1])], values,
+        )  # fmt: skip
+        version = self.store / "shared" / "1"
+        version.mkdir(parents=True)
+        path = version / "model.onnx"
+        path.write_bytes(helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString())
+        with self.assertRaisesRegex(Failure, "cannot execute"):
+            Runner(version)
+        graph.tidy(path)
+        zeros = [name for node in onnx.load(path).graph.node for name in node.input if name.startswith("zero")]
+        self.assertEqual(len(set(zeros)), 2)
+        got = Gateway.found(None).answers(version, version, self.pictures_of_all_kinds(), 3)
+        self.assertIn("(ort)", got.by)

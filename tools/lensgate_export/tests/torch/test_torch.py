@@ -30,7 +30,7 @@ class Ways(InFolder):
         words = ["torch", "--architecture", "mobilenet_v3_small", "--weights", "none", "--size", 96, 96]
         said = self.succeeds(*words, "--classes", 4, *self.usual())
         print(said)
-        self.assertEqual(said.count("| ok"), 3)
+        self.assertEqual((said.count("| ok"), said.count("(ort)")), (3, 2))
         self.assertEqual(self.manifest()["input"], {"preset": "torchvision"})
         self.assertEqual(self.manifest()["output"], {"activation": "softmax"})
         self.assertGreater(np.ptp(self.recorded(), axis=0).max(), 0.3, "parity on a model that says nothing")
@@ -46,7 +46,7 @@ class Ways(InFolder):
         words = ["timm", "--architecture", "mobilenetv3_small_050", "--weights", "none", "--size", 96, 96]
         said = self.succeeds(*words, *self.usual())
         print(said)
-        self.assertEqual(said.count("| ok"), 3)
+        self.assertEqual((said.count("| ok"), said.count("(ort)")), (3, 2))
         self.assertEqual(self.manifest()["input"], {"preset": "torchvision", "filter": "bicubic", "resize_to": 109})
 
     def test_a_state_dict_in_every_wrapping(self) -> None:
