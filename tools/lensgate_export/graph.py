@@ -110,6 +110,14 @@ def tidy(path: Path) -> None:
     path.write_bytes(model.SerializeToString(deterministic=True))
 
 
+def fix_batch(path: Path) -> None:
+    """Says of the graph what is true of it: that it takes one picture at a time."""
+    model = onnx.load(path)
+    for value in [*model.graph.input, *model.graph.output]:
+        value.type.tensor_type.shape.dim[0].dim_value = 1
+    path.write_bytes(model.SerializeToString(deterministic=True))
+
+
 def _unshare(graph: onnx.GraphProto) -> None:
     """Zero points and other integers of 8 bits that several operators use become one each; they are small."""
     narrow = {

@@ -76,6 +76,20 @@ class Runner:
             self._activation = "none" if self.graph.ends_in or sums else "softmax"
         return activated(scores, self._activation)
 
+    def takes_batches(self, pictures: Sequence[Path]) -> bool:
+        """Whether two pictures in one run get what each gets alone. A graph whose batch is open may reshape to 1 inside."""
+        if self.graph.input_shape[0] is not None:
+            return False
+        one, two = self.tensors([pictures[0], pictures[-1]])
+        try:
+            both = self._session.run([self.graph.output_name], {self.graph.input_name: np.concatenate([one, two])})[0]
+        except Exception:  # whatever it says: it takes one
+            return False
+        alone = [self._session.run([self.graph.output_name], {self.graph.input_name: each})[0] for each in (one, two)]
+        step = 1.0 if both.dtype.kind in "iu" else 1e-3
+        together, apart = both.astype(np.float64), np.concatenate(alone).astype(np.float64)
+        return together.shape == apart.shape and bool(np.allclose(together, apart, rtol=1e-3, atol=step))
+
     def milliseconds(self, pictures: Sequence[Path], runs: int = 30) -> float:
         """The median time of one run on one thread; the pictures are fed by turns, and made into tensors beforehand."""
         tensors = self.tensors(pictures[:8])

@@ -87,6 +87,9 @@ def ship(plan: Plan, args: argparse.Namespace, export: Callable[[Path], Exported
         # here, for where the answers are wrong, the table says more than the picture that shows it.
         table: Table = {"labels": "labels.txt", **exported.table, "golden": []}
         (folder / "model.toml").write_text(manifest.written(table), encoding="utf-8")
+        if facts.input_shape[0] is None and not Runner(folder).takes_batches(plan.pictures):
+            print("the graph takes one picture at a time, though its batch is open: it is written with a batch of 1")
+            graph.fix_batch(folder / "model.onnx")
         judged = compared(plan, args, folder, exported, answers)
         print(parity.shown(judged))
         parity.demand(judged, plan.pictures, answers)

@@ -172,3 +172,22 @@ class Preprocessing(InFolder):
         self.assertEqual(len(set(zeros)), 2)
         got = Gateway.found(None).answers(version, version, self.pictures_of_all_kinds(), 3)
         self.assertIn("(ort)", got.by)
+
+    def test_a_batch_that_is_open_by_name_alone_is_found_out(self) -> None:
+        """As exporters leave it where a layer reshapes to one row."""
+        import onnx
+        from onnx import helper, numpy_helper
+
+        pictures = self.pictures_of_all_kinds()
+        version = self.store / "batch" / "1"
+        path = version / "model.onnx"
+        classifier(path, ["N", 3, 8, 8], 5)
+        self.assertTrue(Runner(version).takes_batches(pictures))
+        model = onnx.load(path)
+        model.graph.initializer.append(numpy_helper.from_array(np.array([1, 192]), "row"))
+        model.graph.node[0].CopyFrom(helper.make_node("Reshape", ["input", "row"], ["flat"]))
+        path.write_bytes(model.SerializeToString())
+        self.assertFalse(Runner(version).takes_batches(pictures))
+        graph.fix_batch(path)
+        self.assertEqual(graph.facts(path).input_shape, (1, 3, 8, 8))
+        self.assertIn("(ort)", Gateway.found(None).answers(version, version, pictures, 5).by)
