@@ -40,10 +40,12 @@ soak: tools
 	tools/postgres.sh --fetch
 	LENSGATE_SOAK=1 cargo test --locked --test it predictions::faults -- --nocapture --test-threads 1
 
-## What stands apart from `make test`: the export as Parquet, which the usual build does not have
+## What stands apart from `make test`: the export as Parquet, which the usual build does not have, and getting models in
+## (tools/lensgate_export), whose frameworks are gigabytes
 test-tools: tools
 	tools/postgres.sh --fetch
 	cargo test --locked --features parquet --test it store::export
+	tools/test-models.sh
 
 ## Dashboards, recording rules and alerts: by docs/metrics.md, Grafana's schema, and promtool's tests
 test-observability:

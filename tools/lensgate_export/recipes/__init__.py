@@ -1,0 +1,1 @@
+"""Short recipes with a working example each: pruning and distillation."""

@@ -1,0 +1,1 @@
+"""Tests by the packages they need; `tools/test-models.sh` runs each with its own."""

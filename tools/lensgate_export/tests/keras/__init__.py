@@ -1,0 +1,1 @@
+"""Tests that run with the packages of requirements/keras.txt."""
