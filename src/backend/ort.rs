@@ -54,6 +54,18 @@ struct Runtime {
 /// The process's only environment. ONNX Runtime refuses a second one, even after the first was dropped.
 static RUNTIME: Mutex<Option<Runtime>> = Mutex::new(None);
 
+/// Whether this processor has instructions that add products of 8 bits without a loss.
+fn sums_8_bit_exactly() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        std::arch::is_x86_feature_detected!("avx512vnni")
+            || std::arch::is_x86_feature_detected!("avxvnni")
+    }
+    // Others' instructions for it keep all bits.
+    #[cfg(not(target_arch = "x86_64"))]
+    true
+}
+
 impl OrtBackend {
     /// Loads the library that `search` finds; a second call returns what the first one loaded. No file is opened as
     /// a library before [`check_library`] has passed it.
@@ -92,16 +104,19 @@ impl OrtBackend {
 
     /// A builder with everything set but the providers.
     fn builder(&self, options: &OpenOptions) -> Result<SessionBuilder, ort::Error> {
-        Ok(OrtGraph::builder(&self.runtime.environment)?
+        let builder = OrtGraph::builder(&self.runtime.environment)?
             .with_optimization_level(GraphOptimizationLevel::All)?
             .with_intra_threads(options.threads.max(1))?
             .with_inter_threads(1)?
             .with_intra_op_spinning(options.spinning)?
             // Whatever spins stops when the session's last run ends.
             .with_config_entry("session.force_spinning_stop", "1")?
-            .with_inter_op_spinning(false)?
-            // Without it, a processor that lacks VNNI lets the sums of 8-bit products overflow: other classes win.
-            .with_precise_qmm()?)
+            .with_inter_op_spinning(false)?;
+        if sums_8_bit_exactly() {
+            return Ok(builder);
+        }
+        // Without it the sums of 8-bit products overflow: other classes win. It costs what 8 bits are there for.
+        Ok(builder.with_precise_qmm()?)
     }
 
     /// Opens the graph with as many of the wanted providers as work. One that cannot be registered is left out; when

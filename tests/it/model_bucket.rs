@@ -31,6 +31,10 @@ fn folder() -> tempfile::TempDir {
 async fn copy_digits(models: &ModelBucket, number: u32) {
     models.copy(digits("model.toml"), "digits/model.toml").await;
     models.copy(digits("labels.txt"), "digits/labels.txt").await;
+    for golden in ["0_a", "4_a", "7_a"] {
+        let name = format!("samples/{golden}.png");
+        models.copy(digits(&name), &format!("digits/{name}")).await;
+    }
     let name = format!("digits/{number}/model.onnx");
     models.copy(digits("1/model.onnx"), &name).await;
 }

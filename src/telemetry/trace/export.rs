@@ -89,7 +89,10 @@ pub(super) fn spans(
         spans.push(of_picture(picture, child(context.span), &clock));
     }
     for step in list.steps {
-        let parent = step.picture.map_or(context.span, |picture| picture.span);
+        let parent = match step.picture {
+            0 => context.span,
+            picture => picture,
+        };
         spans.push(of_step(step, child(parent), &clock));
     }
     spans
@@ -168,14 +171,19 @@ fn of_picture(picture: &Picture, span: Span, clock: &Clock) -> Span {
 }
 
 fn of_step(step: Step, span: Span, clock: &Clock) -> Span {
+    let (began, ended) = (clock.at(step.began), clock.at(step.ended));
+    let (kind, attributes, link) = match step.more {
+        Some(more) => (more.kind, more.attributes, more.link),
+        None => (SpanKind::Internal, Vec::new(), None),
+    };
     Span {
         span_id: span_id().to_be_bytes().to_vec(),
         name: step.name.into_owned(),
-        kind: step.kind.into(),
-        start_time_unix_nano: clock.at(step.began),
-        end_time_unix_nano: clock.at(step.ended),
-        attributes: step.attributes,
-        links: step.link.iter().map(link).collect(),
+        kind: kind.into(),
+        start_time_unix_nano: began,
+        end_time_unix_nano: ended,
+        attributes,
+        links: link.iter().map(self::link).collect(),
         ..span
     }
 }

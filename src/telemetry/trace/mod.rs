@@ -125,7 +125,7 @@ impl Notes {
     }
 }
 
-/// Steps that a classify request has, about.
+/// Steps that a classify request has, about; so many fit the allocator's quick lists.
 const STEPS: usize = 12;
 
 impl Scope {
@@ -291,14 +291,21 @@ pub async fn picture<T>(index: u32, work: impl Future<Output = T>) -> T {
     outcome
 }
 
-/// A step of what is under way.
+/// A step of what is under way. Small: most have but a name and two times, and most traces are not kept.
 #[derive(Debug)]
 pub struct Step {
     name: Cow<'static, str>,
-    kind: SpanKind,
     began: Instant,
     ended: Instant,
-    picture: Option<TraceContext>,
+    /// The span of the picture that it belongs to; 0 where there is but one.
+    picture: u64,
+    more: Option<Box<More>>,
+}
+
+/// What few steps have.
+#[derive(Debug, Default)]
+struct More {
+    kind: SpanKind,
     attributes: Vec<KeyValue>,
     link: Option<TraceContext>,
 }
@@ -309,19 +316,26 @@ impl Step {
     pub fn taken(name: &'static str, began: Instant, took: Duration) -> Option<Self> {
         is_noted().then(|| Self {
             name: name.into(),
-            kind: SpanKind::Internal,
             began,
             ended: began + took,
-            picture: None,
-            attributes: Vec::new(),
-            link: None,
+            picture: 0,
+            more: None,
+        })
+    }
+
+    fn more(&mut self) -> &mut More {
+        self.more.get_or_insert_with(|| {
+            Box::new(More {
+                kind: SpanKind::Internal,
+                ..More::default()
+            })
         })
     }
 
     /// What more is known of it.
     #[must_use]
     pub fn with(mut self, key: &'static str, value: impl Into<String>) -> Self {
-        self.attributes.push(otlp::text(key, value));
+        self.more().attributes.push(otlp::text(key, value));
         self
     }
 
@@ -329,14 +343,17 @@ impl Step {
     #[must_use]
     pub fn counting(mut self, key: &'static str, count: usize) -> Self {
         let count = i64::try_from(count).unwrap_or(i64::MAX);
-        self.attributes.push(otlp::of(key, Value::IntValue(count)));
+        let count = otlp::of(key, Value::IntValue(count));
+        self.more().attributes.push(count);
         self
     }
 
     /// The span of another trace that did it.
     #[must_use]
     pub fn linked(mut self, link: Option<TraceContext>) -> Self {
-        self.link = link;
+        if link.is_some() {
+            self.more().link = link;
+        }
         self
     }
 
@@ -348,7 +365,10 @@ impl Step {
 
 impl List {
     fn push(&mut self, mut step: Step, current: &Current) {
-        step.picture = current.picture.as_ref().map(|picture| picture.context);
+        step.picture = current
+            .picture
+            .as_ref()
+            .map_or(0, |picture| picture.context.span);
         self.steps.push(step);
     }
 }

@@ -15,7 +15,7 @@ use tracing_subscriber::layer::{Context, Layer};
 use tracing_subscriber::registry::LookupSpan;
 
 use super::super::otlp::text;
-use super::{Current, Step, here, is_noted};
+use super::{Current, More, Step, here, is_noted};
 
 /// The target of the one span, and of sqlx's events, by its parts.
 const OURS: &str = "lensgate::statements";
@@ -129,12 +129,14 @@ impl Told {
         attributes.extend(table.map(|table| text("db.collection.name", table)));
         Step {
             name: name.into(),
-            kind: SpanKind::Client,
             began: ended.checked_sub(self.elapsed).unwrap_or(ended),
             ended,
-            picture: None,
-            attributes,
-            link: None,
+            picture: 0,
+            more: Some(Box::new(More {
+                kind: SpanKind::Client,
+                attributes,
+                link: None,
+            })),
         }
     }
 }

@@ -131,7 +131,7 @@ async fn a_quota_is_shared_by_replicas() {
 async fn a_rate_is_shared_by_three_replicas_but_for_what_they_have_not_heard_yet() {
     const REPLICAS: usize = 3;
     const PER_SECOND: f64 = 20.0;
-    const BURST: f64 = 20.0;
+    const BURST: u32 = 20;
     let database = TestDatabase::postgres().await;
     let setting = format!("store.url={}", database.url);
     let store = TestStore::digits();
@@ -148,7 +148,7 @@ async fn a_rate_is_shared_by_three_replicas_but_for_what_they_have_not_heard_yet
     tokio::time::sleep(Duration::from_secs(3)).await;
     let since = Instant::now();
     let (mut given, mut most_over) = (0_u32, 0_f64);
-    let allowed = |at: Instant| BURST + PER_SECOND * (at - since).as_secs_f64();
+    let allowed = |at: Instant| f64::from(BURST) + PER_SECOND * (at - since).as_secs_f64();
     while since.elapsed() < Duration::from_secs(12) {
         let asked = replicas.iter().map(|replica| classify(replica, &secret));
         let asked = futures_util::future::join_all(asked).await;
@@ -161,7 +161,7 @@ async fn a_rate_is_shared_by_three_replicas_but_for_what_they_have_not_heard_yet
         "{REPLICAS} replicas, {PER_SECOND}/s, burst {BURST}: {given} given in 12 s of {allowed:.0}, at most {most_over:.0} too many at a time"
     );
     // Each may give a burst and what flows in until it has heard of the others: 0.8 s, and what a busy machine takes.
-    let unheard = BURST + PER_SECOND * 2.5;
+    let unheard = f64::from(BURST) + PER_SECOND * 2.5;
     let bound = unheard * f64::from(u32::try_from(REPLICAS - 1).expect("two"));
     assert!(most_over <= bound, "{most_over} of {bound}");
     // Each of its own they would have given 3 * 260.
