@@ -1,5 +1,6 @@
 //! The command line, by running the real binary.
 
+use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
@@ -98,6 +99,62 @@ fn exit_codes_tell_failure_from_wrong_usage() {
             "{arguments:?} says why"
         );
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_asks_the_gateway_of_this_machine() {
+    let served = Served::start(&[]);
+    served.ready(&reqwest::Client::new()).await;
+    let listen = served.base.trim_start_matches("http://");
+    let listen = format!("server.listen={listen}");
+    let nothing = format!("{}/health/nothing", served.base);
+    for (arguments, code) in [
+        (&["health", "--set", &listen][..], 0),
+        (&["health", "--live", "--set", &listen], 0),
+        (&["health", "--url", &nothing], 1),
+        (&["health", "--set", "server.listen=127.0.0.1:1"], 1),
+        (&["health", "--url", "no address"], 2),
+    ] {
+        let seen = lensgate(arguments);
+        let said = text(&seen.stdout) + &text(&seen.stderr);
+        assert_eq!(seen.status.code(), Some(code), "{arguments:?}: {said}");
+        assert!(!said.is_empty(), "{arguments:?} says something");
+    }
+}
+
+#[test]
+fn a_first_start_that_fails_makes_no_secret_that_nobody_has_seen() {
+    let own = tempfile::tempdir().expect("a folder");
+    let set = |key: &str, value: &str| format!("{key}={value}");
+    let place = own.path().display();
+    let settings = [
+        set("store.url", &format!("sqlite://{place}/lensgate.db")),
+        set("predictions.spool", &format!("{place}/spool")),
+        set("model_store.trials_file", ""),
+        set("server.listen", "127.0.0.1:0"),
+        set("admin.listen", "127.0.0.1:0"),
+    ];
+    let mut arguments = vec!["serve"];
+    for setting in &settings {
+        arguments.extend(["--set", setting]);
+    }
+    let missing = [&arguments[..], &["--set", "model_store.url=/no/such"]].concat();
+    let failed = lensgate(&missing);
+    assert_eq!(failed.status.code(), Some(1), "{}", text(&failed.stderr));
+    let mut serving = Command::new(env!("CARGO_BIN_EXE_lensgate"))
+        .args(&arguments)
+        .args(["--config", data("empty.toml").to_str().expect("a path")])
+        .current_dir(root())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .expect("the binary runs");
+    let mut line = String::new();
+    let mut shown = BufReader::new(serving.stdout.take().expect("its output"));
+    shown.read_line(&mut line).expect("a line");
+    serving.kill().expect("it runs");
+    serving.wait().expect("it ends");
+    assert!(line.starts_with("API key") && line.len() > 40, "{line:?}");
 }
 
 #[test]
