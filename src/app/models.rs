@@ -104,15 +104,12 @@ pub(super) fn models(
             )?)
         }
     };
-    let (store, editor): (Arc<dyn ModelStore>, _) = match &bucket {
-        Some(bucket) => {
-            let editor = StoreEditor::new(bucket.folder()).of_bucket(bucket.clone());
-            (Arc::new(bucket.clone()), editor)
-        }
-        None => {
-            let folder = model_store(config).quiet(quiet);
-            (Arc::new(folder.clone()), StoreEditor::new(folder))
-        }
+    let (store, editor): (Arc<dyn ModelStore>, _) = if let Some(bucket) = &bucket {
+        let editor = StoreEditor::new(bucket.folder()).of_bucket(bucket.clone());
+        (Arc::new(bucket.clone()), editor)
+    } else {
+        let folder = model_store(config).quiet(quiet);
+        (Arc::new(folder.clone()), StoreEditor::new(folder))
     };
     editor.sweep();
     let backends = backends(config, environment);

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use lensgate::app::{App, Edges};
 use lensgate::config::{Config, Environment};
+use lensgate::domain::ids::Digest;
 use reqwest::multipart::{Form, Part};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -43,10 +44,7 @@ fn sheet(files: &[(&str, &[u8])]) -> Vec<u8> {
     let files: serde_json::Map<String, Value> = files
         .iter()
         .map(|(name, bytes)| {
-            let digest: String = Sha256::digest(bytes)
-                .iter()
-                .map(|b| format!("{b:02x}"))
-                .collect();
+            let digest = Digest::from_bytes(Sha256::digest(bytes).into()).to_string();
             (
                 (*name).to_owned(),
                 json!({"sha256": digest, "bytes": bytes.len()}),
@@ -63,7 +61,7 @@ async fn classify(gateway: &TestGateway, path: &str) -> Answer {
 
 /// Waits until a version answers, and answers right.
 #[track_caller]
-fn answers<'a>(gateway: &'a TestGateway, number: u32) -> impl Future<Output = ()> + 'a {
+fn answers(gateway: &TestGateway, number: u32) -> impl Future<Output = ()> + '_ {
     let caller = std::panic::Location::caller();
     async move {
         let since = Instant::now();

@@ -1,7 +1,7 @@
 //! Three replicas over one PostgreSQL behind a real proxy, restarted one after the other under load: no request is lost, and no
 //! prediction.
 //!
-//! HAProxy is a distribution's package: where none can be had this says so, and fails where `LENSGATE_PACKAGES` wants it.
+//! `HAProxy` is a distribution's package: where none can be had this says so, and fails where `LENSGATE_PACKAGES` wants it.
 
 use std::net::TcpListener;
 use std::process::Command;
@@ -103,6 +103,28 @@ async fn until_ready(client: &Client, base: &str) {
     }
 }
 
+/// Restarts each replica when the one before serves again.
+async fn roll(replicas: &mut [Served], client: &Client, start: impl Fn(usize) -> Served) {
+    println!("| replica | stopped after | ready again after |");
+    println!("| --- | --- | --- |");
+    for (number, replica) in replicas.iter_mut().enumerate() {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let stopping = Instant::now();
+        replica.signal("TERM");
+        let (code, log) = tokio::task::block_in_place(|| replica.end());
+        let stopped = stopping.elapsed();
+        assert_eq!(code, Some(0), "{log}");
+        assert!(stopped < Duration::from_secs(30), "{stopped:?}");
+        let starting = Instant::now();
+        *replica = tokio::task::block_in_place(|| start(number));
+        until_ready(client, &replica.base).await;
+        let started = starting.elapsed();
+        println!("| {} | {stopped:.1?} | {started:.1?} |", number + 1);
+        // Until the proxy has seen it, too.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rolling_restart_loses_no_request_and_no_prediction() {
     if !tokio::task::block_in_place(is_there) {
@@ -144,27 +166,7 @@ async fn a_rolling_restart_loses_no_request_and_no_prediction() {
         let url = format!("{url}/v1/models/digits/classify");
         callers.spawn(ask(url, picture.clone(), Arc::clone(&stop)));
     }
-    println!("| replica | stopped after | ready again after |");
-    println!("| --- | --- | --- |");
-    for number in 0..REPLICAS {
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        let stopping = Instant::now();
-        replicas[number].signal("TERM");
-        let (code, log) = tokio::task::block_in_place(|| replicas[number].end());
-        let stopped = stopping.elapsed();
-        assert_eq!(code, Some(0), "{log}");
-        assert!(stopped < Duration::from_secs(30), "{stopped:?}");
-        let starting = Instant::now();
-        replicas[number] = tokio::task::block_in_place(|| start(number));
-        until_ready(&client, &replicas[number].base).await;
-        println!(
-            "| {} | {stopped:.1?} | {:.1?} |",
-            number + 1,
-            starting.elapsed()
-        );
-        // Until the proxy has seen it, too.
-        tokio::time::sleep(Duration::from_secs(1)).await;
-    }
+    roll(&mut replicas, &client, start).await;
     stop.store(true, Ordering::Relaxed);
     let (mut right, mut failures) = (0, Vec::new());
     while let Some(seen) = callers.join_next().await {

@@ -263,23 +263,18 @@ impl Inner {
 
     /// Nothing of it is here any more.
     pub(super) fn forget(&self, id: &ModelId, number: Option<VersionNumber>) {
-        match number {
-            Some(number) => self.records.change(id, |record| {
+        if let Some(number) = number {
+            self.records.change(id, |record| {
                 record.versions.remove(&number.get());
-            }),
-            None => self.records.forget(id),
-        }
-        let mut state = self.state();
-        match number {
-            Some(number) => {
-                if let Some(missing) = state.missing.get_mut(id) {
-                    missing.remove(&number);
-                }
+            });
+            if let Some(missing) = self.state().missing.get_mut(id) {
+                missing.remove(&number);
             }
-            None => {
-                state.missing.remove(id);
-                state.spare.remove(id);
-            }
+        } else {
+            self.records.forget(id);
+            let mut state = self.state();
+            state.missing.remove(id);
+            state.spare.remove(id);
         }
     }
 }

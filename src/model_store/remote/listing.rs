@@ -241,13 +241,13 @@ mod tests {
         names.iter().map(one).collect()
     }
 
-    fn sheet(files: &[(&str, u64)]) -> Result<Sheet, String> {
+    fn sheet(files: &[(&str, u64)]) -> Sheet {
         let file = |&(name, bytes): &(&str, u64)| {
             let sha256 = "ab".repeat(32);
             (name.to_owned(), SheetFile { sha256, bytes })
         };
         let files = files.iter().map(file).collect();
-        Ok(Sheet { files })
+        Sheet { files }
     }
 
     #[test]
@@ -282,7 +282,7 @@ mod tests {
     #[test]
     fn a_version_is_whole_when_all_that_its_sheet_names_is_there() {
         let listing = |names| model(objects(names)).versions.remove(&first());
-        let named = sheet(&[("model.onnx", 3), ("labels.txt", 2)]);
+        let named = Ok(sheet(&[("model.onnx", 3), ("labels.txt", 2)]));
         let half = listing(&[("1/model.onnx", 3), ("1/version.json", 9)]).expect("a version");
         assert!(
             matches!(half.offer(Some(&named)), Offer::Waiting(reason) if reason.contains("labels.txt"))
@@ -324,7 +324,10 @@ mod tests {
             ("1/.deleted", 1),
         ]);
         let gone = gone.expect("a version");
-        assert_eq!(gone.offer(Some(&sheet(&[("model.onnx", 3)]))), Offer::Gone);
+        assert_eq!(
+            gone.offer(Some(&Ok(sheet(&[("model.onnx", 3)])))),
+            Offer::Gone
+        );
     }
 
     #[test]

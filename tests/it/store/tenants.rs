@@ -170,6 +170,7 @@ async fn what_is_refused_leaves_nothing(database: &TestDatabase) {
     // What fails at its audit entry fails whole.
     let twice = note();
     store.record(&twice).await.expect("recorded");
+    let revision = store.revision().await.expect("a revision");
     let other = tenant("other");
     let outcome = store.create_tenant(&other, &twice).await;
     assert_eq!(outcome, Err(StoreError::Conflict("audit entry")));
