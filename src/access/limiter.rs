@@ -75,6 +75,11 @@ impl Rate {
         Duration::from_nanos(self.period)
     }
 
+    /// How long a bucket stays closed at most.
+    fn longest_closed(self) -> u64 {
+        LONG_CLOSED.max(self.window().saturating_mul(4))
+    }
+
     fn quota(self) -> Option<Quota> {
         Quota::with_period(self.period()).map(|quota| quota.allow_burst(self.burst))
     }
@@ -98,8 +103,9 @@ pub(super) struct Level {
     pub(super) full_in: Duration,
 }
 
-/// How long a bucket stays closed at most for what was taken from it elsewhere.
-const LONGEST_CLOSED: u64 = 60_000_000_000;
+/// How long a bucket stays closed at most for what was taken from it elsewhere, or four times as long as it takes to fill where that
+/// is longer.
+const LONG_CLOSED: u64 = 60_000_000_000;
 
 /// A bucket. One that was never used is full.
 #[derive(Debug, Default)]
@@ -116,7 +122,7 @@ impl Bucket {
         let Some(tokens) = NonZeroU32::new(tokens) else {
             return Ok(());
         };
-        let closed = self.closed(now);
+        let closed = self.closed(rate, now);
         if closed > 0 && tokens <= rate.burst {
             let first = rate.period.saturating_mul(u64::from(tokens.get()));
             return Err(Shortage::For(Duration::from_nanos(
@@ -145,8 +151,8 @@ impl Bucket {
     /// run than one would, and each learns late what the others gave.
     pub(super) fn charge(&self, rate: Rate, tokens: u64, since: u64, now: u64) {
         let added = rate.period.saturating_mul(tokens);
-        let most = rate.window().saturating_add(LONGEST_CLOSED);
-        let closed = self.closed(now);
+        let most = rate.window().saturating_add(rate.longest_closed());
+        let closed = self.closed(rate, now);
         let charged = |full_at: u64| {
             let owed = debt(full_at.saturating_sub(closed), rate, now).saturating_add(closed);
             let before = if owed > 0 { after(owed, now) } else { full_at };
@@ -167,17 +173,21 @@ impl Bucket {
     }
 
     /// For how long it is closed yet. A clock that was set back closes nothing.
-    fn closed(&self, now: u64) -> u64 {
+    fn closed(&self, rate: Rate, now: u64) -> u64 {
         let closed = self
             .closed_until
             .load(Ordering::Acquire)
             .saturating_sub(now);
-        if closed > LONGEST_CLOSED { 0 } else { closed }
+        if closed > rate.longest_closed() {
+            0
+        } else {
+            closed
+        }
     }
 
     /// What it holds at the moment `now`.
     pub(super) fn level(&self, rate: Rate, now: u64) -> Level {
-        let closed = self.closed(now);
+        let closed = self.closed(rate, now);
         let full_at = self.full_at.load(Ordering::Acquire);
         if closed > 0 {
             return Level {
@@ -342,6 +352,16 @@ mod tests {
             bucket.take(rate, 1, START - 3_600_000 * MILLI).is_ok(),
             "the clock was set back"
         );
+    }
+
+    #[test]
+    fn a_slow_rate_is_shared_too() {
+        let (bucket, rate) = (Bucket::default(), Rate::new(1.0 / 600.0, 1));
+        assert_eq!(bucket.take(rate, 1, START), Ok(()));
+        // Two others gave one each before they heard of it.
+        bucket.charge(rate, 2, START, START);
+        assert_eq!(bucket.take(rate, 1, START + 1_799_000 * MILLI), wait(1000));
+        assert_eq!(bucket.take(rate, 1, START + 1_800_000 * MILLI), Ok(()));
     }
 
     /// Three replicas are asked as often as they like, and tell each other every 0.8 s what they gave.

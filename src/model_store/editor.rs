@@ -10,13 +10,13 @@ use std::sync::Arc;
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
-use tokio::sync::{OwnedMutexGuard, Semaphore};
+use tokio::sync::Semaphore;
 
 use super::change::ChangeError;
 use super::folder::FolderStore;
 use super::manifest::{self, Description};
 use super::observed::is_absence;
-use super::remote::{Marked, RemoteStatus, RemoteStore};
+use super::remote::{InTurn, Marked, RemoteStatus, RemoteStore};
 use super::slot::{self, Slot};
 use super::upload::{Staged, Upload, discard};
 use super::{Content, FileId, ModelStore as _, name};
@@ -131,7 +131,7 @@ impl StoreEditor {
             return place.await;
         };
         let (id, number) = (&staged.model, staged.number);
-        let _turn = remote.turn(id).await;
+        let _turn = remote.turn(id).await?;
         if self.compare_here(staged).await? == Place::Same {
             return Ok(Place::Same);
         }
@@ -157,7 +157,7 @@ impl StoreEditor {
         let text = texts.edit("").map_err(ChangeError::Manifest)?;
         let mut turn = None;
         if let Some(remote) = &self.remote {
-            turn = Some(remote.turn(model).await);
+            turn = Some(remote.turn(model).await?);
             remote.create(model, &text).await?;
         }
         let (editor, model) = (self.clone(), model.clone());
@@ -174,7 +174,7 @@ impl StoreEditor {
         self.refresh(model).await;
         let mut turn = None;
         if let Some(remote) = &self.remote {
-            turn = Some(remote.turn(model).await);
+            turn = Some(remote.turn(model).await?);
         }
         let (editor, id) = (self.clone(), model.clone());
         let Some(after) = off_runtime(move || editor.described(&id, &texts)).await? else {
@@ -204,7 +204,7 @@ impl StoreEditor {
             return take_out.await;
         };
         self.refresh(model).await;
-        let turn = remote.turn(model).await;
+        let turn = remote.turn(model).await?;
         let marked = remote.mark(model, number).await?;
         let mut taken = match take_out.await {
             // It was never brought, and is there all the same.
@@ -410,7 +410,7 @@ pub struct TakenOut {
     at: PathBuf,
     from: PathBuf,
     /// What the bucket is told of it; nobody else changes it there until that is decided.
-    marked: Option<(RemoteStore, Marked, OwnedMutexGuard<()>)>,
+    marked: Option<(RemoteStore, Marked, InTurn)>,
 }
 
 impl TakenOut {

@@ -3,8 +3,9 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use tokio::sync::MutexGuard;
+use tokio::sync::OwnedMutexGuard;
 
 use super::bucket::{Objects, Stamp};
 use super::listing::SHEET;
@@ -16,8 +17,30 @@ use crate::model_store::FileId;
 use crate::model_store::editor::{exchange, off_runtime};
 use crate::model_store::slot::Slot;
 
-/// Bytes of a model's own file: a picture, labels, a manifest.
-const MAX_SHARED: u64 = 64 << 20;
+/// Bytes of a model's own files: pictures, labels, a manifest.
+const MAX_SHARED: u64 = 256 << 20;
+
+/// How many of them are brought.
+const MOST_SHARED: usize = 2000;
+
+/// Bytes that are on their way, until this is dropped.
+pub(super) struct Coming<'a> {
+    all: &'a AtomicU64,
+    bytes: u64,
+}
+
+impl<'a> Coming<'a> {
+    fn of(all: &'a AtomicU64, bytes: u64) -> Self {
+        all.fetch_add(bytes, Ordering::Relaxed);
+        Self { all, bytes }
+    }
+}
+
+impl Drop for Coming<'_> {
+    fn drop(&mut self) {
+        self.all.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
 
 impl Inner {
     /// Brings a version beside what serves, and puts it in its place when all of it is there and is what it should be.
@@ -48,13 +71,14 @@ impl Inner {
             };
             files.insert(name.clone(), brought);
         }
-        let _turn = self.turn_as_of(id, as_of).await?;
+        let turn = self.turn_as_of(id, as_of).await?;
         let place = self.dir(id, Some(number));
         let to = place.clone();
-        blocking(move || {
+        // A look that ends meanwhile leaves the turn to what is being done.
+        let _turn = blocking(move || {
             exchange(&dir, &to)?;
             slot.remove();
-            Ok(())
+            Ok(turn)
         })
         .await?;
         self.know(id, &place, &files).await?;
@@ -99,7 +123,7 @@ impl Inner {
         &self,
         (id, number): (&ModelId, VersionNumber),
         wanted: &Wants,
-    ) -> Result<(), RemoteError> {
+    ) -> Result<Coming<'_>, RemoteError> {
         let needed: u64 = wanted.values().map(|file| file.stamp.bytes).sum();
         let limit = self.folder.max_model_bytes();
         if needed > limit {
@@ -107,10 +131,14 @@ impl Inner {
                 "it has {needed} bytes, and `limits.max_model_bytes` is {limit}"
             )));
         }
-        let fits =
-            || self.max_bytes == 0 || self.records.bytes().saturating_add(needed) <= self.max_bytes;
+        // Of several that are brought at the same time, each counts for the others.
+        let coming = Coming::of(&self.coming, needed);
+        let fits = || {
+            let coming = self.coming.load(Ordering::Relaxed);
+            self.max_bytes == 0 || self.records.bytes().saturating_add(coming) <= self.max_bytes
+        };
         if fits() {
-            return Ok(());
+            return Ok(coming);
         }
         for (id, number) in self.spares() {
             self.take_out(&id, Some(number), self.changes(&id)).await?;
@@ -121,7 +149,7 @@ impl Inner {
             );
             self.miss(&id, number, Some(Missing::NotSelected), true);
             if fits() {
-                return Ok(());
+                return Ok(coming);
             }
         }
         Err(RemoteError::Content(format!(
@@ -154,7 +182,18 @@ impl Inner {
         as_of: u64,
     ) -> Result<(), RemoteError> {
         let known = self.record(id).shared;
-        for (name, stamp) in wanted.iter().filter(|(_, stamp)| stamp.bytes <= MAX_SHARED) {
+        let mut room = MAX_SHARED;
+        for (name, stamp) in wanted.iter().take(MOST_SHARED) {
+            let Some(left) = room.checked_sub(stamp.bytes) else {
+                // Pictures for people, most often: what is missed by a version, its check names.
+                tracing::debug!(
+                    model = id.as_str(),
+                    name,
+                    "a file has no room among its model's own"
+                );
+                continue;
+            };
+            room = left;
             let file = known.get(name).filter(|file| file.stamp == *stamp);
             let path = self.dir(id, None).join(name);
             let bytes = stamp.bytes;
@@ -226,8 +265,8 @@ impl Inner {
         &self,
         id: &ModelId,
         as_of: u64,
-    ) -> Result<MutexGuard<'_, ()>, RemoteError> {
-        let turn = self.turn.lock().await;
+    ) -> Result<OwnedMutexGuard<()>, RemoteError> {
+        let turn = self.turn_of(id).lock_owned().await;
         if self.changes(id) == as_of {
             Ok(turn)
         } else {
@@ -242,18 +281,18 @@ impl Inner {
         number: Option<VersionNumber>,
         as_of: u64,
     ) -> Result<(), RemoteError> {
-        let _turn = self.turn_as_of(id, as_of).await?;
+        let turn = self.turn_as_of(id, as_of).await?;
         let (root, from) = (self.folder.root().to_path_buf(), self.dir(id, number));
-        let was_there = blocking(move || {
+        let taken = blocking(move || {
             let slot = Slot::take(&root)?;
             let taken = fs::rename(from, slot.dir().join("taken out"));
             slot.remove();
             match taken {
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
-                taken => taken.map(|()| true),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok((turn, false)),
+                taken => taken.map(|()| (turn, true)),
             }
         });
-        let was_there = was_there.await?;
+        let (_turn, was_there) = taken.await?;
         self.forget(id, number);
         if was_there {
             self.tell(Some(id));

@@ -110,7 +110,10 @@ impl Bucket {
             while let Some(object) = objects.try_next().await? {
                 if let Some(rest) = object.location.prefix_match(&place) {
                     let name: Vec<_> = rest.map(|part| part.as_ref().to_owned()).collect();
-                    found.insert(name.join("/"), stamp(&object));
+                    // What some programs put where a folder would be has no name below it.
+                    if !name.is_empty() {
+                        found.insert(name.join("/"), stamp(&object));
+                    }
                 }
                 if found.len() > MOST_OBJECTS {
                     break;
@@ -134,7 +137,8 @@ impl Bucket {
     async fn why(&self, cause: String) -> RemoteError {
         match in_time(self.objects.head(&self.place(".probe"))).await {
             Err(RemoteError::Refused(_)) => RemoteError::Refused(cause),
-            Err(RemoteError::Missing(_)) => RemoteError::Missing(cause),
+            // The probe is never there: it is the list that must have said so.
+            Err(RemoteError::Missing(_)) if cause.contains("404") => RemoteError::Missing(cause),
             _ => RemoteError::Away(cause),
         }
     }
@@ -286,7 +290,10 @@ impl Bucket {
         bytes: u64,
     ) -> Result<Stamp, RemoteError> {
         match put.e_tag {
-            Some(etag) => Ok(Stamp { etag, bytes }),
+            Some(etag) => Ok(Stamp {
+                etag: plain(&etag),
+                bytes,
+            }),
             None => in_time(self.objects.head(place))
                 .await
                 .map(|found| stamp(&found)),
@@ -326,8 +333,15 @@ impl Bucket {
     }
 
     fn place(&self, name: &str) -> Path {
-        let parts = name.split('/').filter(|part| !part.is_empty());
-        parts.fold(self.prefix.clone(), |place, part| place.child(part))
+        if name.is_empty() {
+            return self.prefix.clone();
+        }
+        // As it was listed, with characters that would be written differently in a new name.
+        let whole = match self.prefix.as_ref() {
+            "" => name.to_owned(),
+            prefix => format!("{prefix}/{name}"),
+        };
+        Path::parse(&whole).unwrap_or_else(|_| Path::from(whole))
     }
 }
 
@@ -349,11 +363,17 @@ async fn send_parts(
 
 fn stamp(object: &ObjectMeta) -> Stamp {
     // A bucket that gives no tags has at least its own times.
-    let etag = object.e_tag.clone();
+    let etag = object.e_tag.as_deref().map(plain);
     Stamp {
         etag: etag.unwrap_or_else(|| object.last_modified.to_rfc3339()),
         bytes: object.size,
     }
+}
+
+/// A tag without what surrounds it in some answers and not in others.
+fn plain(etag: &str) -> String {
+    let etag = etag.strip_prefix("W/").unwrap_or(etag);
+    etag.trim_matches('"').to_owned()
 }
 
 async fn in_time<T>(call: impl Future<Output = Result<T, Error>>) -> Result<T, RemoteError> {
@@ -384,6 +404,10 @@ fn disk(error: std::io::Error) -> RemoteError {
 
 fn failure(error: &Error) -> RemoteError {
     let mut cause = error.to_string();
+    // What was sent as a credential, some servers repeat.
+    if let Some(at) = cause.find("<Token") {
+        cause.truncate(at);
+    }
     if let Some((end, _)) = cause.char_indices().nth(MAX_CAUSE) {
         cause.truncate(end);
         cause.push('…');
@@ -395,7 +419,7 @@ fn failure(error: &Error) -> RemoteError {
             RemoteError::Refused(cause)
         }
         Error::NotFound { .. } => RemoteError::Missing(cause),
-        Error::InvalidPath { .. } => RemoteError::Unusable(cause),
+        Error::InvalidPath { .. } => RemoteError::Content(cause),
         _ => RemoteError::Away(cause),
     }
 }
@@ -403,6 +427,13 @@ fn failure(error: &Error) -> RemoteError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tags_are_the_same_however_they_are_written() {
+        for written in ["\"a-1\"", "W/\"a-1\"", "a-1"] {
+            assert_eq!(plain(written), "a-1");
+        }
+    }
 
     #[test]
     fn buckets_of_three_kinds_are_opened_and_asked_nothing() {
@@ -423,6 +454,8 @@ mod tests {
             assert_eq!(bucket.prefix.as_ref(), "some/prefix", "{url}");
             let place = bucket.place("digits/1/model.onnx");
             assert_eq!(place.as_ref(), "some/prefix/digits/1/model.onnx");
+            assert_eq!(bucket.place("a~#1").as_ref(), "some/prefix/a~#1");
+            assert_eq!(bucket.place(""), bucket.prefix);
         }
         assert!(Bucket::open("no address", &config, &environment).is_err());
     }

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -29,7 +30,8 @@ mod publish;
 mod record;
 mod sync;
 
-pub(super) use publish::Marked;
+use publish::Unsaid;
+pub(super) use publish::{InTurn, Marked};
 
 /// Why a bucket did not do what it was asked for.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -113,12 +115,14 @@ struct Inner {
     told: Mutex<Option<Arc<Mutex<Changed>>>>,
     /// What a look remembers; one at a time.
     looking: Turn<BTreeMap<ModelId, sync::Memory>>,
-    /// Held while the folder is changed: by a look, or from inside.
-    turn: Arc<Turn<()>>,
+    /// Of each model: held while its folder is changed, by a look or from inside.
+    turns: Mutex<HashMap<ModelId, Arc<Turn<()>>>>,
+    /// Bytes of versions that are being brought.
+    coming: AtomicU64,
     /// It is worth a look at once.
     nudge: Notify,
-    /// Deletions that were not decided: what is left to be said to the bucket.
-    undecided: Mutex<Vec<Marked>>,
+    /// What could not be said to the bucket when it should have been.
+    unsaid: Mutex<Vec<Unsaid>>,
     /// Keeps other processes out of the folder.
     _lock: File,
 }
@@ -141,7 +145,8 @@ impl RemoteStore {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, RemoteError> {
         let bucket = Bucket::open(url, config, environment)?;
-        let lock = claim(cache, url)?;
+        let server = config.s3_endpoint.as_deref().unwrap_or_default();
+        let lock = claim(cache, &format!("{url} {server}"))?;
         let root = cache.join("models");
         let folder = FolderStore::new(root.clone(), max_model_bytes);
         let records = Records::open(cache.join("brought"));
@@ -165,9 +170,10 @@ impl RemoteStore {
             state: Mutex::new(state),
             told: Mutex::default(),
             looking: Turn::default(),
-            turn: Arc::default(),
+            turns: Mutex::default(),
+            coming: AtomicU64::new(0),
             nudge: Notify::new(),
-            undecided: Mutex::default(),
+            unsaid: Mutex::default(),
             _lock: lock,
         })))
     }
@@ -191,7 +197,7 @@ impl RemoteStore {
 }
 
 /// Makes the cache this process's, and of this bucket.
-fn claim(cache: &Path, url: &str) -> Result<File, RemoteError> {
+fn claim(cache: &Path, whose: &str) -> Result<File, RemoteError> {
     let disk = |error: std::io::Error| {
         RemoteError::Disk(format!(
             "{} (`model_store.cache`): {error}",
@@ -207,7 +213,7 @@ fn claim(cache: &Path, url: &str) -> Result<File, RemoteError> {
         )));
     }
     let source = cache.join("bucket");
-    if fs::read_to_string(&source).is_ok_and(|known| known == url) {
+    if fs::read_to_string(&source).is_ok_and(|known| known == whose) {
         fs::create_dir_all(cache.join("models")).map_err(disk)?;
         return Ok(lock);
     }
@@ -218,7 +224,7 @@ fn claim(cache: &Path, url: &str) -> Result<File, RemoteError> {
         }
     }
     fs::create_dir_all(cache.join("models")).map_err(disk)?;
-    fs::write(&source, url).map_err(disk)?;
+    fs::write(&source, whose).map_err(disk)?;
     Ok(lock)
 }
 
@@ -239,7 +245,11 @@ impl Inner {
         self.state().changes.get(id).copied().unwrap_or_default()
     }
 
-    /// Counts a change from inside; to be called while the turn is held.
+    fn turn_of(&self, id: &ModelId) -> Arc<Turn<()>> {
+        Arc::clone(lock(&self.turns).entry(id.clone()).or_default())
+    }
+
+    /// Counts the beginning or the end of a change from inside: what the bucket said before either is stale.
     fn changed(&self, id: &ModelId) {
         *self.state().changes.entry(id.clone()).or_default() += 1;
     }

@@ -2,9 +2,10 @@
 //! after a crash in the middle, takes it for done or for not done.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::OwnedMutexGuard;
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::bucket::Stamp;
@@ -15,14 +16,41 @@ use crate::domain::ids::{ModelId, VersionNumber};
 use crate::model_store::upload::Staged;
 use crate::model_store::{ChangeError, name};
 
-/// An upload whose gateway has been gone for this long, by the bucket's own clock, is nobody's.
-const ABANDONED: i64 = 15 * 60;
+/// An upload that began this long ago and has not ended, by the bucket's own clock, is nobody's: its gateway is gone.
+const ABANDONED: i64 = 6 * 3600;
+
+/// How long a change waits for another one of the same model.
+const TURN_TIME: Duration = Duration::from_secs(30);
 
 /// Something that is marked as deleted in the bucket, and not gone.
 #[derive(Clone, Debug)]
 pub(in crate::model_store) struct Marked {
     id: ModelId,
     number: Option<VersionNumber>,
+    /// The mark, where the bucket has said that it has it.
+    mark: Option<Stamp>,
+}
+
+/// What could not be said to the bucket.
+#[derive(Clone, Debug)]
+pub(super) enum Unsaid {
+    /// It is not deleted.
+    Unmark(Marked),
+    /// A version is not to serve.
+    Withdraw(ModelId, VersionNumber),
+}
+
+/// The turn to change a model. What the bucket said before its end is stale then.
+pub(in crate::model_store) struct InTurn {
+    store: RemoteStore,
+    id: ModelId,
+    _turn: OwnedMutexGuard<()>,
+}
+
+impl Drop for InTurn {
+    fn drop(&mut self) {
+        self.store.0.changed(&self.id);
+    }
 }
 
 /// The name below which all objects of a model or a version are.
@@ -43,10 +71,20 @@ impl From<RemoteError> for ChangeError {
 
 impl RemoteStore {
     /// Waits for the turn to change a model; looks that run beside it come to nothing.
-    pub(in crate::model_store) async fn turn(&self, id: &ModelId) -> OwnedMutexGuard<()> {
-        let turn = Arc::clone(&self.0.turn).lock_owned().await;
+    ///
+    /// # Errors
+    /// When another change of the model takes long.
+    pub(in crate::model_store) async fn turn(&self, id: &ModelId) -> Result<InTurn, ChangeError> {
+        let turn = timeout(TURN_TIME, self.0.turn_of(id).lock_owned()).await;
+        let turn = turn.map_err(|_| ChangeError::Unavailable {
+            reason: format!("another change of model {id} is under way"),
+        })?;
         self.0.changed(id);
-        turn
+        Ok(InTurn {
+            store: self.clone(),
+            id: id.clone(),
+            _turn: turn,
+        })
     }
 
     /// Puts a version into the bucket: other replicas have it from here on.
@@ -70,16 +108,17 @@ impl RemoteStore {
             objects.into_iter().map(named).collect()
         })?);
         let found = found.versions.remove(&number).unwrap_or_default();
-        if found.deleted.is_some() {
-            self.0.delete_below(&below).await?;
+        if let Some(mark) = &found.deleted {
+            self.0.delete_below(&below, mark).await?;
         } else if found.sheet.is_some() || (found.upload.is_none() && !found.files.is_empty()) {
             return Err(exists("lies in the bucket"));
         }
         let upload = format!("{below}/{UPLOAD}");
-        if !self.claim(&below, &upload, found.upload.as_ref()).await? {
+        let claimed = self.claim(&below, &upload, found.upload.as_ref()).await?;
+        let Some(claimed) = claimed else {
             return Err(exists("is being uploaded through another replica"));
-        }
-        match self.put_version(&below, staged).await {
+        };
+        match self.put_version(&below, staged, &claimed).await {
             Ok(files) => {
                 // With the sheet it is there, whether this is or not.
                 if let Err(error) = bucket.delete(vec![upload]).await {
@@ -87,6 +126,8 @@ impl RemoteStore {
                 }
                 Ok(files)
             }
+            // It took so long that somebody else has the place by now.
+            Err(RemoteError::Exists) => Err(exists("is being uploaded through another replica")),
             Err(error) => {
                 self.withdraw(id, number).await;
                 Err(error.into())
@@ -94,13 +135,13 @@ impl RemoteStore {
         }
     }
 
-    /// Makes the place of a version ours, where it is nobody's.
+    /// Makes the place of a version ours, where it is nobody's; gives our mark.
     async fn claim(
         &self,
         below: &str,
         upload: &str,
         before: Option<&Stamp>,
-    ) -> Result<bool, RemoteError> {
+    ) -> Result<Option<Stamp>, RemoteError> {
         let bucket = &self.0.bucket;
         let owner = Uuid::now_v7().to_string();
         if let Some(before) = before {
@@ -109,26 +150,31 @@ impl RemoteStore {
             let age = bucket.seconds_between(upload, &clock).await;
             bucket.delete(vec![clock]).await?;
             match age {
-                Ok(age) if age < ABANDONED => return Ok(false),
+                Ok(age) if age < ABANDONED => return Ok(None),
                 Ok(_) => {}
                 // It has ended a moment ago.
                 Err(RemoteError::Missing(_)) => return Err(RemoteError::Changed),
                 Err(error) => return Err(error),
             }
             return match bucket.replace(upload, owner.as_bytes(), Some(before)).await {
-                Ok(_) => Ok(true),
-                Err(RemoteError::Changed) => Ok(false),
+                Ok(stamp) => Ok(Some(stamp)),
+                Err(RemoteError::Changed) => Ok(None),
                 Err(error) => Err(error),
             };
         }
         match bucket.put_new(upload, owner.as_bytes()).await {
-            Ok(_) => Ok(true),
-            Err(RemoteError::Exists | RemoteError::Changed) => Ok(false),
+            Ok(stamp) => Ok(Some(stamp)),
+            Err(RemoteError::Exists | RemoteError::Changed) => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    async fn put_version(&self, below: &str, staged: &Staged) -> Result<Files, RemoteError> {
+    async fn put_version(
+        &self,
+        below: &str,
+        staged: &Staged,
+        claimed: &Stamp,
+    ) -> Result<Files, RemoteError> {
         let (mut files, mut sheet) = (Files::new(), BTreeMap::new());
         for (name, path, digest) in staged.parts() {
             let stamp = self
@@ -144,6 +190,9 @@ impl RemoteStore {
             sheet.insert(name.to_owned(), file);
             files.insert(name.to_owned(), Brought { stamp, sha256 });
         }
+        if self.0.bucket.list(below).await?.get(UPLOAD) != Some(claimed) {
+            return Err(RemoteError::Exists);
+        }
         let sheet = serde_json::to_vec_pretty(&Sheet { files: sheet });
         let sheet = sheet.map_err(|error| RemoteError::Content(error.to_string()))?;
         self.0
@@ -155,18 +204,16 @@ impl RemoteStore {
 
     /// Takes back a version that was put there a moment ago and is not to serve.
     pub(in crate::model_store) async fn withdraw(&self, id: &ModelId, number: VersionNumber) {
-        let marked = Marked {
-            id: id.clone(),
-            number: Some(number),
-        };
-        let marking = self.0.bucket.put_new(&mark_of(&marked), b"").await;
-        let withdrawn = match marking {
-            Ok(_) | Err(RemoteError::Exists) => self.0.delete_below(&below(id, Some(number))).await,
-            Err(error) => Err(error),
-        };
-        if let Err(error) = withdrawn {
-            tracing::warn!(%error, "a version that is not to serve stays in the bucket for now");
+        if let Err(error) = self.0.withdraw(id, number).await {
+            tracing::warn!(%error, "a version that is not to serve is taken out of the bucket later");
+            self.say_later(Unsaid::Withdraw(id.clone(), number));
         }
+    }
+
+    /// What nobody can wait for: the next look begins with it.
+    fn say_later(&self, what: Unsaid) {
+        super::lock(&self.0.unsaid).push(what);
+        self.nudge();
     }
 
     /// Notes that a version which was published lies in the folder.
@@ -186,8 +233,8 @@ impl RemoteStore {
         text: &str,
     ) -> Result<(), ChangeError> {
         let found = self.0.bucket.list(id.as_str()).await?;
-        if found.contains_key(DELETED) {
-            self.0.delete_below(id.as_str()).await?;
+        if let Some(mark) = found.get(DELETED) {
+            self.0.delete_below(id.as_str(), mark).await?;
         } else if !found.is_empty() {
             return Err(ChangeError::ModelExists(id.clone()));
         }
@@ -251,12 +298,24 @@ impl RemoteStore {
         if found.is_empty() || found.contains_key(DELETED) {
             return Ok(None);
         }
-        let marked = Marked {
+        let mut marked = Marked {
             id: id.clone(),
             number,
+            mark: None,
         };
-        self.0.bucket.put_new(&mark_of(&marked), b"").await?;
-        Ok(Some(marked))
+        match self.0.mark(&below(id, number)).await {
+            Ok(mark) => {
+                marked.mark = Some(mark);
+                Ok(Some(marked))
+            }
+            // Somebody else deletes it, and was faster.
+            Err(RemoteError::Exists) => Ok(None),
+            Err(error) => {
+                // It may be there all the same.
+                self.say_later(Unsaid::Unmark(marked));
+                Err(error.into())
+            }
+        }
     }
 
     /// Takes the mark away.
@@ -267,34 +326,57 @@ impl RemoteStore {
         }
     }
 
-    /// The same where nobody can wait for it: the next look begins with it.
+    /// The same where nobody can wait for it.
     pub(in crate::model_store) fn unmark_later(&self, marked: Marked) {
-        super::lock(&self.0.undecided).push(marked);
-        self.nudge();
+        self.say_later(Unsaid::Unmark(marked));
     }
 
     /// Deletes what is marked. What fails is done by whoever looks in a minute.
     pub(in crate::model_store) async fn delete(&self, marked: Marked) {
         self.0.forget(&marked.id, marked.number);
-        let deleted = self.0.delete_below(&below(&marked.id, marked.number)).await;
-        if let Err(error) = deleted {
+        let Some(mark) = &marked.mark else {
+            return;
+        };
+        let below = below(&marked.id, marked.number);
+        if let Err(error) = self.0.delete_below(&below, mark).await {
             tracing::warn!(%error, "what is deleted is removed from the bucket later");
         }
     }
 }
 
 impl Inner {
-    /// Tells the bucket what could not be told.
-    pub(super) async fn say_what_is_left(&self) -> Result<(), RemoteError> {
-        let left = std::mem::take(&mut *super::lock(&self.undecided));
-        for (at, marked) in left.iter().enumerate() {
-            if let Err(error) = self.bucket.delete(vec![mark_of(marked)]).await {
-                let rest = left.iter().skip(at).cloned();
-                super::lock(&self.undecided).extend(rest);
-                return Err(error);
+    /// Tells the bucket what could not be told when it should have been.
+    pub(super) async fn say_what_is_unsaid(&self) -> Result<(), RemoteError> {
+        loop {
+            let next = super::lock(&self.unsaid).first().cloned();
+            match next {
+                None => return Ok(()),
+                Some(Unsaid::Unmark(marked)) => {
+                    self.bucket.delete(vec![mark_of(&marked)]).await?;
+                }
+                Some(Unsaid::Withdraw(id, number)) => self.withdraw(&id, number).await?,
             }
+            super::lock(&self.unsaid).remove(0);
         }
-        Ok(())
+    }
+
+    /// Puts a mark of deletion there that is like no other.
+    async fn mark(&self, below: &str) -> Result<Stamp, RemoteError> {
+        let mark = Uuid::now_v7().to_string();
+        let name = format!("{below}/{DELETED}");
+        self.bucket.put_new(&name, mark.as_bytes()).await
+    }
+
+    async fn withdraw(&self, id: &ModelId, number: VersionNumber) -> Result<(), RemoteError> {
+        let below = below(id, Some(number));
+        let mark = match self.mark(&below).await {
+            Err(RemoteError::Exists) => {
+                let found = self.bucket.list(&below).await?;
+                found.get(DELETED).cloned().ok_or(RemoteError::Changed)?
+            }
+            mark => mark?,
+        };
+        self.delete_below(&below, &mark).await
     }
 }
 

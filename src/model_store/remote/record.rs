@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Write as _};
+use std::io;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -116,9 +116,8 @@ impl Records {
     fn write(&self, id: &ModelId, record: &Record) -> io::Result<()> {
         fs::create_dir_all(&self.folder)?;
         let beside = self.folder.join(format!("{id}.new"));
-        let mut file = fs::File::create(&beside)?;
-        file.write_all(&serde_json::to_vec(record)?)?;
-        file.sync_all()?;
+        // Not brought to the disk: what a loss of power takes is brought from the bucket again.
+        fs::write(&beside, serde_json::to_vec(record)?)?;
         fs::rename(beside, self.file(id))
     }
 

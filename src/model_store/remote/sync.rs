@@ -1,7 +1,7 @@
 //! Looks at the bucket, brings what is new into the folder whole, and takes out what is gone. Nothing is taken out before what
 //! follows it is there, and nothing because the bucket does not answer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -19,7 +19,8 @@ use super::record::Files;
 use super::{Inner, Missing, RemoteError, RemoteStore};
 use crate::domain::ids::{ModelId, VersionNumber};
 use crate::domain::manifest::{Manifest, VersionsChoice};
-use crate::model_store::manifest;
+use crate::model_store::folder::subfolders;
+use crate::model_store::{ModelStore as _, manifest};
 
 /// Models that are brought at the same time.
 const AT_ONCE: usize = 4;
@@ -62,7 +63,10 @@ impl RemoteStore {
         let seen = timeout(FIRST_LOOK, self.0.bucket.list("")).await;
         let away = || RemoteError::Away(format!("no answer within {} s", FIRST_LOOK.as_secs()));
         match seen.unwrap_or_else(|_| Err(away())) {
-            Ok(objects) => self.0.announce(&listing::models(objects)).await,
+            Ok(objects) => {
+                let found = listing::models(objects);
+                self.0.announce(&found, &HashMap::new()).await
+            }
             Err(error)
                 if self.0.records.ids().is_empty() && !matches!(error, RemoteError::Away(_)) =>
             {
@@ -145,13 +149,17 @@ impl Inner {
     }
 
     async fn take_in(&self) -> Result<(), RemoteError> {
-        self.say_what_is_left().await?;
+        self.say_what_is_unsaid().await?;
         let changes = self.state().changes.clone();
         let found = listing::models(self.bucket.list("").await?);
         self.not_all_at_once(&found)?;
-        self.announce(&found).await?;
+        self.announce(&found, &changes).await?;
         let mut memories = self.looking.lock().await;
-        for id in found.keys().cloned().chain(self.records.ids()) {
+        // Also what lies in the folder and was never noted, as after a crash.
+        let folder = self.folder.clone();
+        let here = blocking(move || folder.ids().map_err(std::io::Error::other)).await?;
+        let here = here.into_iter().map(|(id, _)| id);
+        for id in found.keys().cloned().chain(self.records.ids()).chain(here) {
             let as_of = changes.get(&id).copied().unwrap_or_default();
             memories.entry(id).or_default().as_of = as_of;
         }
@@ -170,10 +178,7 @@ impl Inner {
             .max_by_key(|outcome| *outcome != Err(RemoteError::Changed));
         match failed {
             // Somebody was faster, most often this gateway itself: the next look sees it.
-            Some(Err(RemoteError::Changed)) => {
-                self.nudge.notify_one();
-                Ok(())
-            }
+            Some(Err(RemoteError::Changed)) => Ok(()),
             failed => failed.unwrap_or(Ok(())),
         }
     }
@@ -191,13 +196,23 @@ impl Inner {
     }
 
     /// Shows what there is before it is brought: models with versions that are on their way.
-    async fn announce(&self, found: &BTreeMap<ModelId, ModelListing>) -> Result<(), RemoteError> {
+    async fn announce(
+        &self,
+        found: &BTreeMap<ModelId, ModelListing>,
+        changes: &HashMap<ModelId, u64>,
+    ) -> Result<(), RemoteError> {
         for (id, listing) in found {
             if listing.deleted.is_some() {
                 continue;
             }
+            let as_of = changes.get(id).copied().unwrap_or_default();
+            let turn = match self.turn_as_of(id, as_of).await {
+                Err(RemoteError::Changed) => continue,
+                turn => turn?,
+            };
             let dir = self.dir(id, None);
-            blocking(move || fs::create_dir_all(dir)).await?;
+            let made = blocking(move || fs::create_dir_all(dir).map(|()| turn));
+            drop(made.await?);
             let known = self.record(id).versions;
             let mut state = self.state();
             let missing = state.missing.entry(id.clone()).or_default();
@@ -247,10 +262,8 @@ impl Inner {
             });
             self.miss(id, number, missing, !selected);
         }
-        let known = self.record(id).versions;
-        let gone = known
-            .into_keys()
-            .filter_map(|number| number.to_string().parse().ok());
+        memory.marks.remove(&None);
+        let gone = self.lying(id).await?.into_iter();
         for number in gone.filter(|number| !there.versions.contains_key(number)) {
             self.take_out(id, Some(number), memory.as_of).await?;
         }
@@ -317,6 +330,9 @@ impl Inner {
         selected: bool,
         memory: &mut Memory,
     ) -> Result<Option<Missing>, RemoteError> {
+        if listing.deleted.is_none() {
+            memory.marks.remove(&Some(number));
+        }
         let sheet = self.sheet((id, number), listing, memory).await?;
         let here = self.here(id, number).await?;
         let unless_here = |why| Ok(here.is_none().then_some(why));
@@ -353,22 +369,27 @@ impl Inner {
             return unless_here(Missing::Broken(reason.clone()));
         }
         let brought = match self.make_room((id, number), &wanted).await {
-            Ok(()) => self.bring((id, number), &wanted, memory.as_of).await,
+            Ok(_coming) => self.bring((id, number), &wanted, memory.as_of).await,
             Err(error) => Err(error),
         };
         match brought {
             Ok(()) => Ok(None),
-            Err(RemoteError::Content(reason)) => {
+            Err(RemoteError::Content(reason) | RemoteError::Disk(reason)) => {
                 let failed = (wanted, Instant::now(), reason.clone());
                 memory.failed.insert(number, failed);
                 unless_here(Missing::Broken(reason))
             }
             Err(RemoteError::Changed) => {
-                self.nudge.notify_one();
                 unless_here(Missing::Waiting("it changes in the bucket".to_owned()))
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// The versions that lie in the folder.
+    async fn lying(&self, id: &ModelId) -> Result<Vec<VersionNumber>, RemoteError> {
+        let dir = self.dir(id, None);
+        blocking(move || subfolders(&dir)).await
     }
 
     async fn sheet(
@@ -433,12 +454,20 @@ impl Inner {
             model = id.as_str(),
             "a deletion in the bucket that was left undone is finished"
         );
-        self.delete_below(&super::publish::below(id, number)).await
+        let mark = mark.clone();
+        self.delete_below(&super::publish::below(id, number), &mark)
+            .await
     }
 
-    /// Deletes all objects below a name that has the mark of deletion, the mark last.
-    pub(super) async fn delete_below(&self, below: &str) -> Result<(), RemoteError> {
+    /// Deletes all objects below a name that has this mark of deletion, the mark last.
+    ///
+    /// # Errors
+    /// [`RemoteError::Changed`] where the mark is another one by now, or none: what lies there is somebody's.
+    pub(super) async fn delete_below(&self, below: &str, mark: &Stamp) -> Result<(), RemoteError> {
         let found = self.bucket.list(below).await?;
+        if found.get(DELETED) != Some(mark) {
+            return Err(RemoteError::Changed);
+        }
         let names = found.into_keys().filter(|name| name != DELETED);
         let names: Vec<_> = names.map(|name| format!("{below}/{name}")).collect();
         self.bucket.delete(names).await?;
