@@ -229,7 +229,7 @@ async fn a_bucket_that_is_away_changes_nothing_that_serves() {
         .expect("a server");
     let (models, cache) = (server.models(), folder());
     copy_digits(&models, 1).await;
-    let mut gateway = TestGateway::start_of_bucket(&models, cache.path(), &[]).await;
+    let gateway = TestGateway::start_of_bucket(&models, cache.path(), &[]).await;
     answers(&gateway, 1).await;
     server.stop();
     let since = Instant::now();
@@ -252,7 +252,7 @@ async fn a_bucket_that_is_away_changes_nothing_that_serves() {
     refused.assert_problem(503, "store_unavailable");
     answers(&gateway, 1).await;
     // A restart serves what was brought before.
-    gateway.join();
+    drop(gateway);
     let gateway = TestGateway::start_of_bucket(&models, cache.path(), &[]).await;
     answers(&gateway, 1).await;
     server.start_again();
