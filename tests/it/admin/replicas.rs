@@ -168,3 +168,82 @@ async fn a_rate_is_shared_by_three_replicas_but_for_what_they_have_not_heard_yet
     assert!(f64::from(given) <= allowed + bound, "{given}");
     assert!(f64::from(given) >= allowed * 0.6, "{given}: it is not shut");
 }
+
+/// Waits until each of the others is as `wanted` says; how long the slowest took.
+async fn others_follow<F: Future<Output = bool>>(
+    replicas: &[TestGateway],
+    through: usize,
+    what: &str,
+    wanted: impl Fn(usize) -> F,
+) {
+    let since = Instant::now();
+    for number in (0..replicas.len()).filter(|number| *number != through) {
+        while !wanted(number).await {
+            assert!(
+                since.elapsed() < SOON,
+                "{what}: replica {number} does not follow"
+            );
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+    println!(
+        "| {what} | {} | {} ms |",
+        through + 1,
+        since.elapsed().as_millis()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_replicas_have_one_truth() {
+    let database = TestDatabase::postgres().await;
+    let setting = format!("store.url={}", database.url);
+    let store = TestStore::digits();
+    let mut replicas = Vec::new();
+    for _ in 0..3 {
+        replicas.push(TestGateway::start(store.path(), &[&setting]).await);
+    }
+    println!("| change | through replica | the others have it after |");
+    println!("| --- | --- | --- |");
+    let (id, secret) = replicas[0].key(json!({"name": "app"})).await;
+    let answers = |number: usize, status: StatusCode| {
+        let (replica, secret) = (&replicas[number], &secret);
+        async move { classify(replica, secret).await == status }
+    };
+    let made = |number| answers(number, StatusCode::OK);
+    others_follow(&replicas, 0, "a key", made).await;
+    let rollout = json!({"mode": "pinned", "version": 1});
+    let pinned = replicas[2].admin(Method::PUT, "/models/digits/rollout", Some(rollout));
+    pinned.await.assert_ok();
+    let by_first = |number: usize| {
+        let (replica, secret) = (&replicas[number], &secret);
+        async move {
+            let picture = read(root().join("model-store/digits/samples/7_a.png"));
+            let request = replica.anonymous(Method::POST, "/v1/models/digits/classify");
+            let request = request
+                .bearer_auth(secret)
+                .header("content-type", "image/png");
+            replica.send(request.body(picture)).await.body["version"] == 1
+        }
+    };
+    others_follow(&replicas, 2, "a rollout", by_first).await;
+    let new = json!({"id": "letters"});
+    let made = replicas[1].admin(Method::POST, "/models", Some(new)).await;
+    assert_eq!(made.status, StatusCode::CREATED, "{made:?}");
+    let registered = |number: usize| {
+        let replica = &replicas[number];
+        async move {
+            let found = replica.admin(Method::GET, "/models/letters", None).await;
+            found.status == StatusCode::OK
+        }
+    };
+    others_follow(&replicas, 1, "a model", registered).await;
+    let limit = json!({"requests_per_second": 0.001, "burst": 1});
+    let limited = replicas[1].admin(Method::PATCH, &format!("/keys/{id}"), Some(limit));
+    limited.await.assert_ok();
+    let full = |number| answers(number, StatusCode::TOO_MANY_REQUESTS);
+    others_follow(&replicas, 1, "a limit", full).await;
+    let revoked = replicas[0].admin(Method::DELETE, &format!("/keys/{id}"), None);
+    assert_eq!(revoked.await.status, StatusCode::NO_CONTENT);
+    let refused = |number| answers(number, StatusCode::UNAUTHORIZED);
+    others_follow(&replicas, 0, "a revocation", refused).await;
+}

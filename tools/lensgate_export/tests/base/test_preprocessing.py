@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 from onnx import TensorProto
 from PIL import Image
 
-from lensgate_export import graph, manifest, parity
+from lensgate_export import graph, manifest, parity, reference
 from lensgate_export.failures import Failure
 from lensgate_export.gateway import Gateway
 from lensgate_export.reference import Runner
@@ -165,9 +166,13 @@ class Preprocessing(InFolder):
         version.mkdir(parents=True)
         path = version / "model.onnx"
         path.write_bytes(helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString())
-        with self.assertRaisesRegex(Failure, "cannot execute"):
+        # As on a processor without VNNI; this one may have it.
+        inexact = mock.patch.object(reference, "sums_8_bit_exactly", return_value=False)
+        with inexact, self.assertRaisesRegex(Failure, "cannot execute"):
             Runner(version)
         graph.tidy(path)
+        with inexact:
+            Runner(version)
         zeros = [name for node in onnx.load(path).graph.node for name in node.input if name.startswith("zero")]
         self.assertEqual(len(set(zeros)), 2)
         got = Gateway.found(None).answers(version, version, self.pictures_of_all_kinds(), 3)
