@@ -238,11 +238,12 @@ async fn three_replicas_have_one_truth() {
     };
     others_follow(&replicas, 1, "a model", registered).await;
     let limit = json!({"requests_per_second": 0.001, "burst": 1});
-    let limited = replicas[1].admin(Method::PATCH, &format!("/keys/{id}"), Some(limit));
+    let path = format!("/keys/{id}");
+    let limited = replicas[1].admin(Method::PATCH, &path, Some(limit));
     limited.await.assert_ok();
     let full = |number| answers(number, StatusCode::TOO_MANY_REQUESTS);
     others_follow(&replicas, 1, "a limit", full).await;
-    let revoked = replicas[0].admin(Method::DELETE, &format!("/keys/{id}"), None);
+    let revoked = replicas[0].admin(Method::DELETE, &path, None);
     assert_eq!(revoked.await.status, StatusCode::NO_CONTENT);
     let refused = |number| answers(number, StatusCode::UNAUTHORIZED);
     others_follow(&replicas, 0, "a revocation", refused).await;
