@@ -65,6 +65,11 @@ impl Bucket {
         config: &ModelStoreConfig,
         environment: &Environment,
     ) -> Result<Self, RemoteError> {
+        // By its short name the crate takes the first part of the prefix for the container, and the container for the account.
+        let url = match url.strip_prefix("az://") {
+            Some(rest) => format!("azure://{rest}"),
+            None => url.to_owned(),
+        };
         let url: Url = url.parse().map_err(unusable)?;
         let mut options: Vec<(String, String)> = environment
             .for_buckets()

@@ -389,7 +389,11 @@ impl Inner {
     /// The versions that lie in the folder.
     async fn lying(&self, id: &ModelId) -> Result<Vec<VersionNumber>, RemoteError> {
         let dir = self.dir(id, None);
-        blocking(move || subfolders(&dir)).await
+        blocking(move || match subfolders(&dir) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+            found => found,
+        })
+        .await
     }
 
     async fn sheet(
