@@ -16,25 +16,18 @@ use crate::fixture::digits::{Digit, test_split};
 use crate::fixture::gateway::TestGateway;
 use crate::fixture::receiver::Receiver;
 use crate::fixture::root;
-use crate::fixture::script::Script;
+use crate::fixture::script::{self, Script};
 use crate::fixture::store::TestStore;
 
 const CLASSIFY: &str = "/v1/models/digits/classify";
 
 /// Whether there is a Prometheus, or one could be fetched.
 fn is_there() -> bool {
-    let fetched = Command::new(root().join("tools/prometheus.sh"))
-        .arg("--fetch")
-        .status();
-    if fetched.is_ok_and(|status| status.success()) {
-        return true;
-    }
-    assert!(
-        std::env::var_os("LENSGATE_PACKAGES").is_none(),
-        "there is no Prometheus; tools/prometheus.sh said why (see above)"
-    );
-    println!("dashboards over a real Prometheus: NOT RUN (there is none)");
-    false
+    script::is_there(
+        "prometheus.sh",
+        "Prometheus",
+        "dashboards over a real Prometheus",
+    )
 }
 
 /// A gateway with all that can be seen: an archive, a tenant with limits, a canary with a shadow, jobs with callbacks.

@@ -4,7 +4,6 @@
 //! `HAProxy` is a distribution's package: where none can be had this says so, and fails where `LENSGATE_PACKAGES` wants it.
 
 use std::net::TcpListener;
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -15,7 +14,7 @@ use tokio::task::JoinSet;
 
 use crate::fixture::database::TestDatabase;
 use crate::fixture::gateway::client;
-use crate::fixture::script::Script;
+use crate::fixture::script::{self, Script};
 use crate::fixture::served::Served;
 use crate::fixture::store::TestStore;
 use crate::fixture::{read, root};
@@ -24,18 +23,11 @@ const REPLICAS: usize = 3;
 const CALLERS: usize = 6;
 
 fn is_there() -> bool {
-    let fetched = Command::new(root().join("tools/haproxy.sh"))
-        .arg("--fetch")
-        .status();
-    if fetched.is_ok_and(|status| status.success()) {
-        return true;
-    }
-    assert!(
-        std::env::var_os("LENSGATE_PACKAGES").is_none(),
-        "there is no HAProxy; tools/haproxy.sh said why (see above)"
-    );
-    println!("a rolling restart behind a real proxy: NOT RUN (there is none)");
-    false
+    script::is_there(
+        "haproxy.sh",
+        "HAProxy",
+        "a rolling restart behind a real proxy",
+    )
 }
 
 /// Ports that were free a moment ago.
