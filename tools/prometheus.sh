@@ -11,8 +11,8 @@ set -eu
 cd "$(dirname "$0")/.."
 
 fetched=$PWD/.tools/prometheus
-
-say() { echo "prometheus: $*" >&2; }
+name=prometheus
+. tools/server.sh
 
 # Prints the folder of the programs; fails where there are none.
 find_programs() {
@@ -25,28 +25,8 @@ find_programs() {
     fi
 }
 
-# Lists and archives of its own: apt's are not readable for everybody, and another apt-get may hold its locks.
-fetch_package() {
-    command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null || return 1
-    say "fetching the distribution's package"
-    mkdir -p .tools
-    work=$(mktemp -d "$PWD/.tools/prometheus.XXXXXX")
-    trap 'rm -rf "$work"' EXIT
-    trap 'exit 1' HUP INT TERM
-    mkdir -p "$work/lists/partial" "$work/cache/archives/partial" "$work/programs"
-    set -- -qq -o "Dir::State::Lists=$work/lists" -o "Dir::Cache=$work/cache" -o Debug::NoLocking=1 -o APT::Sandbox::User=root
-    (
-        cd "$work"
-        apt-get "$@" update >&2 &&
-            apt-get "$@" download prometheus >&2 &&
-            dpkg-deb -x prometheus_*.deb programs &&
-            programs/usr/bin/prometheus --version >/dev/null 2>&1 &&
-            programs/usr/bin/promtool --version >/dev/null 2>&1
-    ) && rm -rf "$fetched" && mv "$work/programs" "$fetched" || return 1
-}
-
 if ! programs=$(find_programs); then
-    { fetch_package && programs=$(find_programs); } || {
+    { tools/fetch-debs.sh prometheus 'usr/bin/promtool --version' prometheus && programs=$(find_programs); } || {
         say "there is no Prometheus, and none can be fetched: install prometheus and promtool (2.42 or newer)"
         exit 1
     }
@@ -66,10 +46,7 @@ case ${1:-} in
     ;;
 esac
 
-# A session of its own: a Ctrl-C or a kill of the tests' whole process group does not reach it, the closed pipe does.
-if [ -z "${LENSGATE_TEST_PROMETHEUS_SESSION:-}" ] && command -v setsid >/dev/null; then
-    LENSGATE_TEST_PROMETHEUS_SESSION=1 exec setsid --wait "tools/$(basename "$0")" "$@"
-fi
+leave_session "$@"
 
 folder=$(mktemp -d)
 server=
@@ -107,20 +84,7 @@ start() {
     done
 }
 
-tries=0
-while :; do
-    # Below the ports that the system gives to clients.
-    port=$((20000 + $(od -An -N2 -tu2 /dev/urandom) % 12000))
-    if start; then break; fi
-    server=
-    tries=$((tries + 1))
-    # Only a port in use is a reason to try another one.
-    if [ $tries -eq 10 ] || ! grep -q 'address already in use' "$folder/server.log"; then
-        say "the server does not start:"
-        cat "$folder/server.log" >&2
-        exit 1
-    fi
-done
+start_on_a_free_port 'address already in use'
 echo "http://127.0.0.1:$port"
 
 while read -r _; do :; done
