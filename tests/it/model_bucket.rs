@@ -14,6 +14,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::fixture::database::TestDatabase;
 use crate::fixture::gateway::{Answer, TestGateway, sources};
+use crate::fixture::proxy::Proxy;
 use crate::fixture::s3::{Bucket, ModelBucket, bucket};
 use crate::fixture::{read, root};
 
@@ -158,6 +159,54 @@ async fn what_somebody_copies_there_serves_when_it_is_whole_and_goes_when_it_is_
     })
     .await;
     answers(&gateway, 1).await;
+}
+
+#[tokio::test]
+async fn a_model_that_takes_long_to_bring_holds_up_no_other() {
+    let (mut models, cache) = (bucket().await.models(), folder());
+    let proxy = through_a_proxy(&mut models).await;
+    copy_digits(&models, 1).await;
+    let gateway = TestGateway::start_of_bucket(&models, cache.path(), &[]).await;
+    answers(&gateway, 1).await;
+    proxy.keep("slow/1/model.onnx HTTP/1.1");
+    let graph = digits("1/model.onnx");
+    models.copy(&graph, "slow/1/model.onnx").await;
+    models.copy(digits("model.toml"), "slow/model.toml").await;
+    let slow = async || {
+        let path = "/models/slow/versions/1";
+        gateway.admin(Method::GET, path, None).await
+    };
+    let since = Instant::now();
+    while !proxy.has_kept() {
+        assert!(since.elapsed() < SOON, "nobody asks for it");
+        tokio::time::sleep(Duration::from_millis(30)).await;
+    }
+    // It is on its way, and others come and go.
+    models
+        .copy(digits("2/model.onnx"), "digits/2/model.onnx")
+        .await;
+    answers(&gateway, 2).await;
+    models.delete("digits/2/model.onnx").await;
+    until(&gateway, "2", |answer| {
+        answer.status == StatusCode::NOT_FOUND
+    })
+    .await;
+    let put = upload(&gateway, 3, read(&graph)).await;
+    assert_eq!(put.status, StatusCode::CREATED, "{put:?}");
+    let coming = slow().await;
+    assert_eq!(coming.assert_ok()["state"], "waiting", "{coming:?}");
+}
+
+/// Another way to the bucket's server.
+async fn through_a_proxy(models: &mut ModelBucket) -> Proxy {
+    let key = "model_store.s3_endpoint=";
+    let settings = models.settings.iter_mut();
+    let mut endpoint = settings.filter(|setting| setting.starts_with(key));
+    let endpoint = endpoint.next().expect("an endpoint");
+    let address = endpoint.rsplit_once("//").expect("a URL").1;
+    let proxy = Proxy::to(address.parse().expect("an address")).await;
+    *endpoint = format!("{key}http://{}", proxy.address);
+    proxy
 }
 
 #[tokio::test]

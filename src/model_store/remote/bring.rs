@@ -10,7 +10,7 @@ use tokio::sync::OwnedMutexGuard;
 use super::bucket::{Objects, Stamp};
 use super::listing::SHEET;
 use super::record::{Brought, Files};
-use super::sync::Wants;
+use super::intake::Wants;
 use super::{Inner, Missing, RemoteError};
 use crate::domain::ids::{ModelId, VersionNumber};
 use crate::model_store::FileId;

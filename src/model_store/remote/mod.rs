@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use tokio::sync::{Mutex as Turn, Notify};
+use tokio::sync::{Mutex as Turn, Notify, Semaphore};
 
 use super::folder::FolderStore;
 use super::watcher::{Changed, WatchError, Watcher};
@@ -21,10 +21,12 @@ use crate::config::{Environment, ModelStoreConfig};
 use crate::domain::clock::Clock;
 use crate::domain::ids::{ModelId, VersionNumber};
 use bucket::Bucket;
+use intake::Memory;
 use record::{Record, Records};
 
 mod bring;
 mod bucket;
+mod intake;
 mod listing;
 mod publish;
 mod record;
@@ -88,6 +90,9 @@ enum Missing {
 /// How soon it is worth another look at a version that is on its way.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
+/// Versions that are brought at the same time.
+const BROUGHT_AT_ONCE: usize = 4;
+
 /// What the looks have found.
 #[derive(Default)]
 struct State {
@@ -113,8 +118,12 @@ struct Inner {
     clock: Arc<dyn Clock>,
     state: Mutex<State>,
     told: Mutex<Option<Arc<Mutex<Changed>>>>,
-    /// What a look remembers; one at a time.
-    looking: Turn<BTreeMap<ModelId, sync::Memory>>,
+    /// What looks remember of each model; held while it is taken in.
+    memories: Mutex<HashMap<ModelId, Arc<Turn<Memory>>>>,
+    /// Looks since the start.
+    looks: AtomicU64,
+    /// For versions that are brought at the same time.
+    bringing: Semaphore,
     /// Of each model: held while its folder is changed, by a look or from inside.
     turns: Mutex<HashMap<ModelId, Arc<Turn<()>>>>,
     /// Bytes of versions that are being brought.
@@ -169,7 +178,9 @@ impl RemoteStore {
             clock,
             state: Mutex::new(state),
             told: Mutex::default(),
-            looking: Turn::default(),
+            memories: Mutex::default(),
+            looks: AtomicU64::new(0),
+            bringing: Semaphore::new(BROUGHT_AT_ONCE),
             turns: Mutex::default(),
             coming: AtomicU64::new(0),
             nudge: Notify::new(),

@@ -107,9 +107,11 @@ impl RemoteStore {
             let named = |(name, stamp)| (format!("{number}/{name}"), stamp);
             objects.into_iter().map(named).collect()
         })?);
-        let found = found.versions.remove(&number).unwrap_or_default();
+        let mut found = found.versions.remove(&number).unwrap_or_default();
         if let Some(mark) = &found.deleted {
             self.0.delete_below(&below, mark).await?;
+            // With all else that lay there.
+            found.upload = None;
         } else if found.sheet.is_some() || (found.upload.is_none() && !found.files.is_empty()) {
             return Err(exists("lies in the bucket"));
         }
