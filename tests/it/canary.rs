@@ -17,7 +17,7 @@ use crate::fixture::{data, read, root};
 
 contract![
     a_better_version_promotes_itself_and_a_worse_one_is_taken_back,
-    of_two_replicas_one_decides,
+    of_three_replicas_one_decides,
     operators_promote_pause_and_roll_back,
     a_failing_candidate_is_taken_back,
     nonsense_changes_nothing,
@@ -270,9 +270,10 @@ async fn is_taken_back(gateway: &TestGateway, digits: &[Digit]) -> String {
     reason.to_owned()
 }
 
-async fn of_two_replicas_one_decides(database: &TestDatabase) {
+async fn of_three_replicas_one_decides(database: &TestDatabase) {
     let store = TestStore::digits();
     let gateways = [
+        gateway(database, &store).await,
         gateway(database, &store).await,
         gateway(database, &store).await,
     ];
@@ -282,15 +283,17 @@ async fn of_two_replicas_one_decides(database: &TestDatabase) {
         "sticky_by": "none",
     });
     put(&gateways[0], canary).await.assert_ok();
-    until("the other has heard of it", async || {
-        rollout(&gateways[1]).await["mode"] == "canary"
-    })
-    .await;
+    for other in &gateways[1..] {
+        until("the others have heard of it", async || {
+            rollout(other).await["mode"] == "canary"
+        })
+        .await;
+    }
     let deadline = Instant::now() + Duration::from_secs(90);
-    // Each sees half of what is counted.
+    // Each sees a third of what is counted.
     for (turn, digits) in digits.chunks(30).cycle().enumerate() {
-        send(&gateways[turn % 2], digits, false).await;
-        let now = rollout(&gateways[1]).await;
+        send(&gateways[turn % 3], digits, false).await;
+        let now = rollout(&gateways[2]).await;
         if now["state"] == "promoted" {
             break;
         }
