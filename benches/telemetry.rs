@@ -31,6 +31,7 @@ use std::time::{Duration, Instant};
 use fixture::collector::Collector;
 use fixture::gateway::{API_KEY, TestGateway};
 use fixture::store::{TestStore, noted};
+use futures_util::FutureExt as _;
 use lensgate::config::{Environment, TelemetryConfig};
 use lensgate::telemetry;
 use lensgate::telemetry::otlp::Target;
@@ -102,7 +103,7 @@ fn spans(traces: u32) {
     let target = target.expect("a collector");
     let _exporting = telemetry::send_traces(&config, &target).expect("a sender");
     let ours = nanos_of(traces, || {
-        trace::work_here(Work::named("request"), || {
+        let noted = trace::work(Work::named("request"), async {
             macro_rules! step {
                 ($name:literal) => {
                     drop(trace::step($name));
@@ -110,6 +111,7 @@ fn spans(traces: u32) {
             }
             steps!(step);
         });
+        noted.now_or_never();
     });
     println!("a request with 8 steps that is not kept, ns: {ours:.0} noted by us");
     for (sampler, what) in [

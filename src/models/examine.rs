@@ -12,6 +12,7 @@ use crate::domain::scores::{Activation, OutputSpec};
 use crate::domain::tensor::{ElementType, TensorData};
 use crate::model_store::onnx::Ending;
 use crate::model_store::{Candidate, Part};
+use crate::telemetry::trace;
 use crate::vision::{self, DecodeLimits, Picture, Preprocessor, VisionError};
 
 /// One thing that was checked.
@@ -187,8 +188,11 @@ struct Steps<'a> {
 }
 
 impl Steps<'_> {
-    /// Notes the outcome; `None` ends the examination.
-    fn note<T>(&mut self, name: &'static str, outcome: Outcome<T>) -> Option<T> {
+    /// Takes a step and notes its outcome; `None` ends the examination.
+    fn step<T>(&mut self, name: &'static str, take: impl FnOnce(&Self) -> Outcome<T>) -> Option<T> {
+        let taken = trace::stage(name);
+        let outcome = take(self);
+        drop(taken);
         let (value, ok, detail) = match outcome {
             Ok((value, detail)) => (Some(value), true, detail),
             Err(reason) => (None, false, reason),
@@ -198,19 +202,16 @@ impl Steps<'_> {
     }
 
     fn all(mut self, is_open: &dyn Fn()) -> Option<Opened> {
-        let session = self.open();
-        let session = self.note("graph", session)?;
+        let session = self.step("graph", Self::open)?;
         is_open();
-        let input = self.input(session.signature());
-        let (input, preprocessor) = self.note("input", input)?;
-        let output = self.output(session.signature());
-        let output_info = self.note("output", output)?;
-        let warm_up = self.warm_up(&*session, &input, &preprocessor, &output_info);
-        let (raw, warm_up) = self.note("warm_up", warm_up)?;
-        let output = self.output_spec(&output_info, &raw);
-        let output = self.note("scores", output)?;
-        let labels = self.labels(raw.len());
-        let (labels, unlabelled) = self.note("labels", labels)?;
+        let signature = session.signature();
+        let (input, preprocessor) = self.step("input", |steps| steps.input(signature))?;
+        let output_info = self.step("output", |steps| steps.output(signature))?;
+        let (raw, warm_up) = self.step("warm_up", |steps| {
+            steps.warm_up(&*session, &input, &preprocessor, &output_info)
+        })?;
+        let output = self.step("scores", |steps| steps.output_spec(&output_info, &raw))?;
+        let (labels, unlabelled) = self.step("labels", |steps| steps.labels(raw.len()))?;
         let opened = Opened {
             backend: self.backend.name(),
             session,
@@ -223,8 +224,7 @@ impl Steps<'_> {
             unlabelled,
             warm_up,
         };
-        let golden = self.golden(&opened);
-        self.note("golden", golden)?;
+        self.step("golden", |steps| steps.golden(&opened))?;
         Some(opened)
     }
 

@@ -13,6 +13,7 @@ use crate::domain::manifest::{BackendChoice, ServingSection};
 use crate::engine::{BatchConfig, RunPermits, Scheduler, SchedulerConfig};
 use crate::model_store::Candidate;
 use crate::telemetry::metrics::{ClassMix, Metrics};
+use crate::telemetry::trace;
 use crate::vision::DecodeLimits;
 
 /// The backends that are there.
@@ -248,7 +249,9 @@ impl Loader {
     ) -> Result<LoadedVersion, LoadError> {
         if let Some(trial) = &self.trial {
             progress(VersionState::Loading, Some("tried in a child process"));
+            let tried = trace::stage("trial");
             trial.pass(candidate, wanted)?;
+            drop(tried);
             if !wanted() {
                 return Err(LoadError::of("something newer is wanted".into()).for_a_change());
             }
@@ -257,6 +260,7 @@ impl Loader {
         let testing = || progress(VersionState::Testing, None);
         let (opened, checks) = self.examine_step_by_step(candidate, &testing)?;
         let serving = &candidate.manifest.serving;
+        let starting = trace::stage("start");
         let wide = self.widen(candidate, &opened);
         let batch = batch(serving, &opened, self.config.cores);
         let (model, number) = (candidate.model.as_str(), candidate.number.get());
@@ -284,6 +288,7 @@ impl Loader {
         let started = Scheduler::start(&opened.session, wide.as_ref(), &self.permits, &config);
         let scheduler = started
             .map_err(|e| LoadError::with(format!("the system gives no threads: {e}"), checks))?;
+        drop(starting);
         Ok(LoadedVersion {
             model: candidate.model.clone(),
             number: candidate.number,

@@ -21,7 +21,7 @@ use crate::backend::memory;
 use crate::domain::ids::{ModelId, VersionNumber};
 use crate::model_store::{ModelStore, StoreError, Watcher};
 use crate::store::ModelWish;
-use crate::telemetry::trace::{self, Work};
+use crate::telemetry::trace::{self, Upkeep};
 
 /// Why the manager could not start.
 #[derive(Debug, thiserror::Error)]
@@ -266,10 +266,15 @@ impl ModelManager {
     fn work(self: &Arc<Self>, task: Task) {
         match task {
             Task::Look(id) => self.look(&id),
-            Task::Load(load) => self.load(&load),
+            Task::Load(load) if load.is_wanted() => {
+                let candidate = &load.candidate;
+                let upkeep = Upkeep::of("load version", &candidate.model, candidate.number);
+                upkeep.run(|| self.load(&load));
+            }
+            Task::Load(_) => {}
             Task::Retire(old) => {
                 let (id, number) = (old.model.clone(), old.number);
-                end(*old);
+                Upkeep::of("end version", &id, number).run(|| end(*old));
                 self.desk().ended(&id, number);
             }
         }
@@ -293,25 +298,13 @@ impl ModelManager {
     }
 
     fn load(&self, load: &Load) {
-        if !load.is_wanted() {
-            return;
-        }
         let candidate = &*load.candidate;
         let started = Instant::now();
         let progress = |state, reason: Option<&str>| self.desk().progress(load, state, reason);
         // A panic in a runtime's Rust parts is a failure like another.
         let outcome = catch_unwind(AssertUnwindSafe(|| {
             let wanted = || load.is_wanted();
-            let load = || {
-                trace::model(&candidate.model);
-                trace::version(candidate.number);
-                let loaded = self.loader.load(candidate, &progress, &wanted);
-                if loaded.is_err() {
-                    trace::failed("version_failed");
-                }
-                loaded
-            };
-            trace::work_here(Work::named("load version"), load)
+            self.loader.load(candidate, &progress, &wanted)
         }));
         let outcome = outcome.unwrap_or_else(|_| Err(LoadError::of("loading it panicked".into())));
         let outcome = outcome.and_then(|loaded| {
@@ -336,8 +329,11 @@ impl ModelManager {
         let series = self.loader.metrics().model(candidate.model.as_str());
         match &outcome {
             Ok(_) => series.loaded(Some(started.elapsed())),
-            Err(error) if error.changed => {}
-            Err(_) => series.loaded(None),
+            Err(error) if error.changed => trace::failed("version_changed"),
+            Err(_) => {
+                trace::failed("version_failed");
+                series.loaded(None);
+            }
         }
         let late = self.desk().loaded(load, outcome);
         if let Some(late) = late {

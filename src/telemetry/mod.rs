@@ -16,7 +16,7 @@ pub mod trace;
 
 use lines::{JsonLines, WithFacts};
 use otlp::{Exporting, OtlpError, Outcomes, Sender, Target};
-use trace::Statements;
+use trace::{Statements, upkeep_layer};
 
 /// Why logging could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +62,7 @@ pub fn init(config: &TelemetryConfig, traces: bool) -> Result<(), TelemetryError
     let outcome = tracing_subscriber::registry()
         .with(lines)
         .with(statements)
+        .with(traces.then(upkeep_layer))
         .try_init();
     outcome.map_err(|_| TelemetryError::Twice)?;
     FILTER.set(handle).map_err(|_| TelemetryError::Twice)?;

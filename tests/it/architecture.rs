@@ -89,7 +89,7 @@ const MAY_IMPORT: [(&str, &[&str]); 16] = [
 const ROOF: [&str; 4] = ["app", "cli", "lifecycle", "main"];
 
 /// Crate → the places that may name it.
-const DOORS: [(&str, &[&str]); 28] = [
+const DOORS: [(&str, &[&str]); 31] = [
     ("poem", &["api/", "app.rs"]),
     ("poem_openapi", &["api/"]),
     ("hyper", &["api/listener"]),
@@ -124,6 +124,9 @@ const DOORS: [(&str, &[&str]); 28] = [
     ),
     ("hmac", &["callbacks/signature.rs"]),
     ("prometheus", &["telemetry/metrics/page.rs"]),
+    ("opentelemetry", &["telemetry/trace/upkeep.rs"]),
+    ("opentelemetry_sdk", &["telemetry/trace/upkeep.rs"]),
+    ("tracing_opentelemetry", &["telemetry/trace/upkeep.rs"]),
     ("opentelemetry_proto", &["telemetry/"]),
     ("tonic", &["telemetry/otlp"]),
     ("prost", &["telemetry/otlp"]),

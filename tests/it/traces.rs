@@ -10,8 +10,10 @@ use reqwest::{Client, Method};
 use serde_json::{Value, json};
 
 use crate::fixture::collector::{Collector, Trace, attributes};
+use crate::fixture::database::TestDatabase;
 use crate::fixture::gateway::{ADMIN_TOKEN, API_KEY, Answer, client};
 use crate::fixture::receiver::Receiver;
+use crate::fixture::s3::bucket;
 use crate::fixture::served::Served;
 use crate::fixture::store::TestStore;
 use crate::fixture::{read, root};
@@ -168,17 +170,30 @@ async fn a_request_is_one_trace_with_its_steps() {
     assert_eq!(resource["service.version"], env!("CARGO_PKG_VERSION"));
     assert!(resource.contains_key("service.instance.id") && resource.contains_key("host.name"));
     assert_metrics(&collector).await;
-    // Models are loaded, and predictions stored, in traces of their own.
-    let loaded = collector.until(|span| span.name == "load version").await;
-    assert_eq!(
-        attributes(&loaded.root().attributes)["lensgate.model"],
-        "digits"
-    );
+    // Predictions are stored in a trace of its own.
     let stored = collector
         .until(|span| span.name == "store predictions")
         .await;
     let below = stored.below(stored.root());
     assert!(below.contains(&"INSERT predictions"), "{below:?}");
+}
+
+#[tokio::test]
+async fn behind_a_trusted_proxy_it_is_told_who_asks() {
+    let (store, collector) = (TestStore::digits(), Collector::start().await);
+    let everything = ("LENSGATE__TELEMETRY__TRACE_RATIO", "1");
+    let trusted = ("LENSGATE__SERVER__TRUSTED_PROXIES", "127.0.0.1");
+    let served = serve(&store, &collector, &[everything, trusted]).await;
+    let url = format!("{}/v1/models/digits/classify", served.base);
+    let request = client().post(url).header("content-type", "image/png");
+    let request = request.header("x-forwarded-for", "203.0.113.7");
+    let sent = request.body(sample("7_a.png")).send().await;
+    let answer = Answer::of(sent.expect("an answer")).await;
+    answer.assert_ok();
+    let trace = collector.until(is_of(&answer)).await;
+    let said = attributes(&trace.root().attributes);
+    assert_eq!(said["client.address"], "203.0.113.7");
+    assert_eq!(said["network.peer.address"], "127.0.0.1");
 }
 
 #[tokio::test]
@@ -264,6 +279,89 @@ async fn what_fails_or_is_slow_is_kept_whatever_was_decided() {
     assert!(trace.root().status.is_none());
 }
 
+/// What an examination of a version goes through.
+const LOADING: [&str; 9] = [
+    "trial", "graph", "input", "output", "warm_up", "scores", "labels", "golden", "start",
+];
+
+#[tokio::test]
+async fn how_a_version_comes_and_goes_is_always_told() {
+    let (store, collector) = (TestStore::digits(), Collector::start().await);
+    let nothing = ("LENSGATE__TELEMETRY__TRACE_RATIO", "0");
+    let json = ("LENSGATE__TELEMETRY__LOG_FORMAT", "json");
+    let served = serve(&store, &collector, &[nothing, json]).await;
+    let loaded = collector.until(|span| span.name == "load version").await;
+    loaded.assert_nested();
+    let root = loaded.root();
+    assert_eq!(loaded.below(root), LOADING);
+    let said = attributes(&root.attributes);
+    assert_eq!(said["lensgate.model"], "digits");
+    assert!(["1", "2"].contains(&&*said["lensgate.version"]), "{said:?}");
+    assert_eq!(root.status.clone().unwrap_or_default().code, 0);
+    assert!(!said.contains_key("error.type"), "{said:?}");
+    // The log's lines lead there.
+    let trace = hex(&root.trace_id);
+    let log = served.log();
+    let mut lines = log.lines().filter(|line| line.contains(&trace));
+    let line = lines.find(|line| line.contains("version live"));
+    let line: Value = serde_json::from_str(line.expect(&log)).expect("JSON");
+    assert_eq!(line["trace_id"], trace);
+    assert_eq!(line["model"], "digits");
+    // Other labels: a version takes the place of another.
+    store.place("digits/labels.txt", "0\none\n2\n3\n4\n5\n6\n7\n8\n9\n");
+    let ended = collector.until(|span| span.name == "end version").await;
+    let said = attributes(&ended.root().attributes);
+    assert_eq!(said["lensgate.model"], "digits");
+    // Labels that do not fit: nothing comes of it.
+    store.place("digits/labels.txt", "0\n1\n");
+    let failed = |span: &Span| span.status.as_ref().is_some_and(|status| status.code == 2);
+    let failed = collector.until(failed).await;
+    let root = failed.root();
+    assert_eq!(root.name, "load version");
+    assert_eq!(attributes(&root.attributes)["error.type"], "version_failed");
+    assert_eq!(failed.below(root), ["trial"], "it got no further");
+}
+
+#[tokio::test]
+async fn a_version_that_comes_out_of_a_bucket_is_told_of() {
+    let (store, collector) = (TestStore::digits(), Collector::start().await);
+    let (models, cache) = (
+        bucket().await.models(),
+        tempfile::tempdir().expect("a folder"),
+    );
+    let settings = models.settings(cache.path());
+    let mut variables: Vec<(String, String)> = settings
+        .iter()
+        .filter_map(|setting| setting.split_once('='))
+        .map(|(key, value)| {
+            let key = key.to_uppercase().replace('.', "__");
+            (format!("LENSGATE__{key}"), value.to_owned())
+        })
+        .collect();
+    let credentials = bucket().await.credentials();
+    variables.extend(credentials.map(|(key, value)| (key.to_owned(), value)));
+    let variables: Vec<(&str, &str)> = variables
+        .iter()
+        .map(|(key, value)| (key.as_str(), value.as_str()))
+        .collect();
+    for file in ["model.toml", "labels.txt", "1/model.onnx"] {
+        let file = format!("digits/{file}");
+        models.copy(store.path().join(&file), &file).await;
+    }
+    for golden in ["0_a", "4_a", "7_a"] {
+        let file = format!("digits/samples/{golden}.png");
+        models
+            .copy(root().join("model-store").join(&file), &file)
+            .await;
+    }
+    let _served = serve(&store, &collector, &variables).await;
+    let brought = collector.until(|span| span.name == "bring version").await;
+    let said = attributes(&brought.root().attributes);
+    assert_eq!(said["lensgate.model"], "digits");
+    assert_eq!(said["lensgate.version"], "1");
+    collector.until(|span| span.name == "load version").await;
+}
+
 fn files(names: &[&str]) -> Form {
     names.iter().fold(Form::new(), |form, name| {
         form.part(
@@ -345,9 +443,15 @@ async fn a_batch_has_a_span_a_picture_and_runs_of_several_are_tied_to_them() {
 
 #[tokio::test]
 async fn a_job_and_its_callback_belong_to_the_trace_of_who_asked() {
+    assert_job(&TestDatabase::sqlite(), "sqlite").await;
+    assert_job(&TestDatabase::postgres().await, "postgresql").await;
+}
+
+async fn assert_job(database: &TestDatabase, system: &str) {
     let (store, collector) = (TestStore::digits(), Collector::start().await);
     let receiver = Receiver::start().await;
-    let served = serve(&store, &collector, &[]).await;
+    let database = ("LENSGATE__STORE__URL", database.url.as_str());
+    let served = serve(&store, &collector, &[database]).await;
     let query = format!("?callback_url={}", receiver.url("/a-path-that-is-secret"));
     let answer = classify(&served, &query, Some(&parent(true))).await;
     assert_eq!(answer.status, 202, "{answer:?}");
@@ -377,7 +481,7 @@ async fn a_job_and_its_callback_belong_to_the_trace_of_who_asked() {
     let statements = called.below(root);
     assert!(statements.contains(&"INSERT jobs"), "{statements:?}");
     let said = attributes(&called.one("INSERT jobs").attributes);
-    assert_eq!(said["db.system.name"], "sqlite");
+    assert_eq!(said["db.system.name"], system);
     assert_eq!(said["db.operation.name"], "INSERT");
     assert_eq!(said["db.query.summary"], "INSERT jobs");
     assert!(!format!("{:?}", collector.spans()).contains("VALUES"));

@@ -6,11 +6,12 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::OwnedMutexGuard;
+use tracing::{Instrument as _, field};
 
 use super::bucket::{Objects, Stamp};
+use super::intake::Wants;
 use super::listing::SHEET;
 use super::record::{Brought, Files};
-use super::intake::Wants;
 use super::{Inner, Missing, RemoteError};
 use crate::domain::ids::{ModelId, VersionNumber};
 use crate::model_store::FileId;
@@ -45,6 +46,30 @@ impl Drop for Coming<'_> {
 impl Inner {
     /// Brings a version beside what serves, and puts it in its place when all of it is there and is what it should be.
     pub(super) async fn bring(
+        &self,
+        (id, number): (&ModelId, VersionNumber),
+        wanted: &Wants,
+        as_of: u64,
+    ) -> Result<(), RemoteError> {
+        let span = tracing::info_span!(
+            target: "lensgate::upkeep",
+            parent: None,
+            "bring version",
+            otel.status_code = field::Empty,
+            "error.type" = field::Empty,
+            lensgate.model = id.as_str(),
+            lensgate.version = number.get(),
+        );
+        let bringing = self.bring_files((id, number), wanted, as_of);
+        let brought = bringing.instrument(span.clone()).await;
+        if brought.is_err() {
+            span.record("otel.status_code", "ERROR");
+            span.record("error.type", "not_brought");
+        }
+        brought
+    }
+
+    async fn bring_files(
         &self,
         (id, number): (&ModelId, VersionNumber),
         wanted: &Wants,

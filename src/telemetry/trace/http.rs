@@ -1,6 +1,6 @@
 //! A request's trace: begun by the listener with its head, ended with its answer, named by OpenTelemetry's conventions for HTTP.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use http::uri::Scheme;
@@ -150,7 +150,7 @@ impl Kept {
         if let Some(route) = &list.route {
             attributes.push(text("http.route", &**route));
         }
-        self.connection(&mut attributes);
+        self.connection(list.client, &mut attributes);
         let failed = status.is_some_and(|status| status >= 500);
         if let Some(status) = status {
             let value = Value::IntValue(status.into());
@@ -175,7 +175,7 @@ impl Kept {
         }
     }
 
-    fn connection(&self, attributes: &mut Vec<KeyValue>) {
+    fn connection(&self, client: Option<IpAddr>, attributes: &mut Vec<KeyValue>) {
         let host = self.host.as_ref().and_then(|host| host.to_str().ok());
         let authority = host.and_then(|host| host.parse::<http::uri::Authority>().ok());
         // HTTP/2 has it in the address itself.
@@ -190,7 +190,8 @@ impl Kept {
             attributes.push(of("server.port", Value::IntValue(port.into())));
         }
         let peer = self.remote.ip().to_string();
-        attributes.push(text("client.address", peer.as_str()));
+        let client = client.map_or_else(|| peer.clone(), |client| client.to_string());
+        attributes.push(text("client.address", client));
         attributes.push(text("network.peer.address", peer));
         let port = Value::IntValue(self.remote.port().into());
         attributes.push(of("network.peer.port", port));

@@ -1,10 +1,11 @@
 //! Traces: what a request, or a piece of work beside the requests, went through, as spans for a collector.
 //!
-//! A span here is no `tracing` span. A request notes its steps in a list of its own, some tens of nanoseconds each, and only a
+//! A span here is no `tracing` span, but for those of [`Upkeep`]. A request notes its steps in a list of its own, some tens of nanoseconds each, and only a
 //! trace that is kept becomes spans, at its end, when it is known whether it failed or was slow. Without a collector nothing is
 //! noted. Whoever runs within a request finds it by the task that it runs in: no room hands it on.
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -23,6 +24,7 @@ mod export;
 mod http;
 mod sampling;
 mod statements;
+mod upkeep;
 mod work;
 
 pub use batch::Batch;
@@ -30,7 +32,9 @@ pub use context::TraceContext;
 pub use http::{Head, Request, method_name};
 pub(super) use statements::Statements;
 pub use statements::statements;
-pub use work::{Work, work, work_here};
+pub(super) use upkeep::layer as upkeep_layer;
+pub use upkeep::{Upkeep, stage};
+pub use work::{Work, work};
 
 use export::Ended;
 use sampling::Sampling;
@@ -87,6 +91,8 @@ pub(super) struct Scope {
     model: OnceLock<ModelId>,
     version: OnceLock<VersionNumber>,
     notes: Option<Notes>,
+    /// Where it is no request, and its span one of `tracing`.
+    upkeep: Option<tracing::Span>,
 }
 
 /// One picture of several.
@@ -113,6 +119,8 @@ struct Notes {
 #[derive(Debug, Default)]
 struct List {
     route: Option<Arc<str>>,
+    /// Who asks, where it is not who is at the connection's other end.
+    client: Option<IpAddr>,
     failure: Option<Cow<'static, str>>,
     attributes: Vec<KeyValue>,
     pictures: Vec<Arc<Picture>>,
@@ -222,6 +230,14 @@ pub fn route(route: &Arc<str>) {
     noting(|_, list| list.route = Some(Arc::clone(route)));
 }
 
+/// Whose address asks, behind proxies that are trusted. `find` is called only where that is noted.
+pub fn client(find: impl FnOnce() -> Option<IpAddr>) {
+    if is_noted() {
+        let client = find();
+        noting(|_, list| list.client = client);
+    }
+}
+
 /// Something more of what happens; text of ours or of operators, never of callers.
 pub fn note(key: &str, value: impl Into<String>) {
     noting(|_, list| list.attributes.push(otlp::text(key, value)));
@@ -236,6 +252,11 @@ pub fn note_count(key: &str, count: u64) {
 /// Why it comes to nothing: a code of ours. What is known first stands. Of several pictures each has its own.
 pub fn failed(code: impl Into<Cow<'static, str>>) {
     let code = code.into();
+    here(|current| {
+        if let Some(span) = &current.scope.upkeep {
+            upkeep::fail(span, &code);
+        }
+    });
     noting(|current, list| match &current.picture {
         Some(picture) => {
             picture.failure.get_or_init(|| code);

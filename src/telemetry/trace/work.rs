@@ -1,4 +1,4 @@
-//! The trace of what goes on beside the requests: a job, a callback's attempt, a piece of the log on its way to the store.
+//! The trace of what comes of requests: a job, a callback's attempt, a piece of the log on its way to the store.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -86,12 +86,6 @@ fn of_request(id: &Uuid) -> KeyValue {
 pub async fn work<T>(what: Work, work: impl Future<Output = T>) -> T {
     let (current, _ending) = begin(what);
     CURRENT.scope(current, work).await
-}
-
-/// The same on a thread that may block.
-pub fn work_here<T>(what: Work, work: impl FnOnce() -> T) -> T {
-    let (current, _ending) = begin(what);
-    CURRENT.sync_scope(current, work)
 }
 
 fn begin(what: Work) -> (Current, Ending) {
