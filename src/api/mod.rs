@@ -175,6 +175,7 @@ where
     let id = listener::RequestId::of(&request);
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
+    trace::client(|| security::client_address(&request));
     let route = table.find(&path);
     if let Some(route) = route {
         listener::RouteName::note(&request, &route.template);

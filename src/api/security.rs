@@ -228,7 +228,6 @@ fn authenticated<T>(
     open: impl Fn(&str) -> Result<T, AccessError>,
 ) -> Result<T, ApiError> {
     let _step = trace::step("auth");
-    trace::client(|| client_address(request));
     let opened = presented.and_then(|secret| Ok(open(&secret)?));
     if opened.is_err()
         && let Some(address) = client_address(request)

@@ -3,22 +3,21 @@
 //! Called by the operators' use cases. What it does and what somebody does by hand in the folder is the same to the
 //! watcher. The disk is used off the async runtime.
 
-use std::fs::{self, File};
-use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
-use rustix::io::Errno;
 use tokio::sync::Semaphore;
 
 use super::change::ChangeError;
+use super::disk::{exists, off_runtime, rename_new, sync, sync_after, write};
 use super::folder::FolderStore;
 use super::manifest::{self, Description};
 use super::observed::is_absence;
-use super::remote::{InTurn, Marked, RemoteStatus, RemoteStore};
+use super::remote::{Published, RemoteStatus, RemoteStore};
 use super::slot::{self, Slot};
-use super::upload::{Staged, Upload, discard};
+use super::taken_out::TakenOut;
+use super::upload::{Staged, Upload};
 use super::{Content, FileId, ModelStore as _, name};
 use crate::domain::ids::{ModelId, VersionNumber};
 
@@ -135,15 +134,20 @@ impl StoreEditor {
         if self.compare_here(staged).await? == Place::Same {
             return Ok(Place::Same);
         }
-        let files = remote.publish(staged).await?;
-        match place.await {
-            Ok(place) => {
+        match (remote.publish(staged).await?, place.await) {
+            (Published::New(files), Ok(place)) => {
                 remote.placed(id, number, files);
                 Ok(place)
             }
-            Err(error) => {
+            (Published::New(_), Err(error)) => {
                 remote.withdraw(id, number).await;
                 Err(error)
+            }
+            // Somebody else has put it there, and it was not brought yet.
+            (Published::Same(files), placed) => {
+                placed?;
+                remote.placed(id, number, files);
+                Ok(Place::Same)
             }
         }
     }
@@ -206,7 +210,7 @@ impl StoreEditor {
         self.refresh(model).await;
         let turn = remote.turn(model).await?;
         let marked = remote.mark(model, number).await?;
-        let mut taken = match take_out.await {
+        let taken = match take_out.await {
             // It was never brought, and is there all the same.
             Err(ChangeError::NoModel(_) | ChangeError::NoVersion(..)) if marked.is_some() => {
                 TakenOut::default()
@@ -219,8 +223,10 @@ impl StoreEditor {
             }
             Ok(taken) => taken,
         };
-        taken.marked = marked.map(|marked| (remote.clone(), marked, turn));
-        Ok(taken)
+        Ok(match marked {
+            Some(marked) => taken.marked_in(remote.clone(), marked, turn),
+            None => taken,
+        })
     }
 
     fn slot(&self) -> Result<Slot, ChangeError> {
@@ -384,12 +390,7 @@ impl StoreEditor {
         match fs::rename(&from, &at) {
             Ok(()) => {
                 sync_after(from.parent().unwrap_or(&from));
-                Ok(TakenOut {
-                    slot: Some(slot),
-                    at,
-                    from,
-                    marked: None,
-                })
+                Ok(TakenOut::of(slot, at, from))
             }
             Err(error) => {
                 slot.remove();
@@ -400,152 +401,5 @@ impl StoreEditor {
                 })
             }
         }
-    }
-}
-
-/// Something that is out of sight and not gone. Dropped undecided, it comes back.
-#[derive(Default)]
-pub struct TakenOut {
-    slot: Option<Slot>,
-    at: PathBuf,
-    from: PathBuf,
-    /// What the bucket is told of it; nobody else changes it there until that is decided.
-    marked: Option<(RemoteStore, Marked, InTurn)>,
-}
-
-impl TakenOut {
-    /// Makes it gone for good.
-    pub async fn remove(mut self) {
-        if let Some(slot) = self.slot.take() {
-            discard(Arc::new(slot)).await;
-        }
-        if let Some((remote, marked, _turn)) = self.marked.take() {
-            remote.delete(marked).await;
-        }
-    }
-
-    /// Puts it back where it was.
-    ///
-    /// # Errors
-    /// When something else is there now, or the system refuses; then it lies where it is until the next start.
-    pub async fn put_back(mut self) -> Result<(), ChangeError> {
-        let marked = self.marked.take();
-        let mut returned = Ok(());
-        if let Some(slot) = self.slot.take() {
-            let (at, from) = (self.at.clone(), self.from.clone());
-            returned = off_runtime(move || back(slot, &at, &from)).await;
-        }
-        if let Some((remote, marked, _turn)) = marked {
-            remote.unmark(marked).await;
-        }
-        returned
-    }
-}
-
-impl Drop for TakenOut {
-    fn drop(&mut self) {
-        let marked = self.marked.take();
-        if let Some(slot) = self.slot.take() {
-            let (at, from) = (self.at.clone(), self.from.clone());
-            let returning = std::thread::Builder::new().name("put back".to_owned());
-            let returned = returning.spawn(move || {
-                // Said in the log.
-                let _ = back(slot, &at, &from);
-            });
-            if let Err(error) = returned {
-                tracing::error!(%error, "what was taken out of the model store could not be put back");
-            }
-        }
-        if let Some((remote, marked, _turn)) = marked {
-            remote.unmark_later(marked);
-        }
-    }
-}
-
-fn back(slot: Slot, at: &Path, from: &Path) -> Result<(), ChangeError> {
-    match rename_new(at, from) {
-        Ok(()) => {
-            slot.remove();
-            sync_after(from.parent().unwrap_or(from));
-            Ok(())
-        }
-        Err(error) => {
-            tracing::error!(
-                %error,
-                at = %at.display(),
-                "what was taken out of the model store cannot be put back; it lies there until the next start"
-            );
-            slot.leave();
-            Err(ChangeError::of(&error))
-        }
-    }
-}
-
-/// Runs work that uses the disk where it does not hold up the runtime.
-pub(super) async fn off_runtime<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, ChangeError> + Send + 'static,
-) -> Result<T, ChangeError> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.unwrap_or_else(|error| {
-        Err(ChangeError::Unavailable {
-            reason: error.to_string(),
-        })
-    })
-}
-
-/// Renames where nothing is, in one step.
-fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
-    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-        // A file system that cannot do it in one step.
-        Err(Errno::INVAL | Errno::NOSYS) => match fs::symlink_metadata(to) {
-            Err(error) if is_absence(&error) => fs::rename(from, to),
-            _ => Err(Errno::EXIST.into()),
-        },
-        outcome => outcome.map_err(io::Error::from),
-    }
-}
-
-/// Puts a folder where another may be, in one step where the file system can; the other is where this one was then.
-pub(super) fn exchange(from: &Path, to: &Path) -> io::Result<()> {
-    match rename_new(from, to) {
-        Err(error) if exists(&error) => {}
-        outcome => return outcome,
-    }
-    match renameat_with(CWD, from, CWD, to, RenameFlags::EXCHANGE) {
-        Err(Errno::INVAL | Errno::NOSYS) => {
-            let beside = from.with_extension("before");
-            fs::rename(to, &beside)?;
-            fs::rename(from, to)
-        }
-        outcome => outcome.map_err(io::Error::from),
-    }
-}
-
-fn exists(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::AlreadyExists | io::ErrorKind::DirectoryNotEmpty
-    )
-}
-
-/// Writes a file whole and to the disk, with the permissions of `like` where that is there.
-fn write(path: &Path, text: &str, like: Option<&Path>) -> io::Result<()> {
-    let mut file = File::create_new(path)?;
-    file.write_all(text.as_bytes())?;
-    if let Some(found) = like.and_then(|like| fs::metadata(like).ok()) {
-        file.set_permissions(found.permissions())?;
-    }
-    file.sync_all()
-}
-
-/// Brings a folder's names to the disk.
-fn sync(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
-}
-
-/// The same after a rename, which is done whether the disk knows it yet or not.
-fn sync_after(folder: &Path) {
-    if let Err(error) = sync(folder) {
-        tracing::warn!(%error, "a change of the model store may not survive a loss of power");
     }
 }

@@ -11,6 +11,7 @@ use crate::domain::manifest::{Golden, Manifest};
 
 mod change;
 mod digest;
+mod disk;
 mod editor;
 mod folder;
 mod labels;
@@ -21,16 +22,18 @@ pub mod onnx;
 mod package;
 mod remote;
 mod slot;
+mod taken_out;
 mod upload;
 mod watcher;
 
 pub use change::ChangeError;
-pub use editor::{Place, StoreEditor, TakenOut};
+pub use editor::{Place, StoreEditor};
 pub use folder::FolderStore;
 pub use manifest::{Description, Edit};
 pub use name::{FileName, InvalidName};
 pub use package::{Package, texts_of};
 pub use remote::{RemoteError, RemoteStatus, RemoteStore};
+pub use taken_out::TakenOut;
 pub use upload::{PartWriter, Staged, Upload, UploadPart};
 pub use watcher::{Changed, WatchError, Watcher};
 

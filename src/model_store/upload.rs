@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::change::ChangeError;
-use super::editor::off_runtime;
+use super::disk::off_runtime;
 use super::folder::{FolderStore, subfolders};
 use super::name::{self, FileName};
 use super::slot::Slot;

@@ -197,6 +197,29 @@ async fn a_model_that_takes_long_to_bring_holds_up_no_other() {
     assert_eq!(coming.assert_ok()["state"], "waiting", "{coming:?}");
 }
 
+#[tokio::test]
+async fn what_lies_there_is_the_same_also_where_it_was_not_brought_yet() {
+    let (mut models, caches) = (bucket().await.models(), [folder(), folder()]);
+    copy_digits(&models, 1).await;
+    let first = TestGateway::start_of_bucket(&models, caches[0].path(), &[]).await;
+    let proxy = through_a_proxy(&mut models).await;
+    let second = TestGateway::start_of_bucket(&models, caches[1].path(), &[]).await;
+    answers(&first, 1).await;
+    answers(&second, 1).await;
+    proxy.keep("digits/3/model.onnx HTTP/1.1");
+    let graph = read(digits("2/model.onnx"));
+    let put = upload(&first, 3, graph.clone()).await;
+    assert_eq!(put.status, StatusCode::CREATED, "{put:?}");
+    let since = Instant::now();
+    while !proxy.has_kept() {
+        assert!(since.elapsed() < SOON, "nobody asks for it");
+        tokio::time::sleep(Duration::from_millis(30)).await;
+    }
+    let same = upload(&second, 3, graph).await;
+    assert_eq!(same.status, StatusCode::OK, "{same:?}");
+    answers(&second, 3).await;
+}
+
 /// Another way to the bucket's server.
 async fn through_a_proxy(models: &mut ModelBucket) -> Proxy {
     let key = "model_store.s3_endpoint=";

@@ -6,16 +6,17 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::OwnedMutexGuard;
-use tracing::{Instrument as _, field};
+use tracing::{Instrument as _, Span, field};
 
 use super::bucket::{Objects, Stamp};
 use super::intake::Wants;
 use super::listing::SHEET;
 use super::record::{Brought, Files};
+use super::sync::is_under_way;
 use super::{Inner, Missing, RemoteError};
 use crate::domain::ids::{ModelId, VersionNumber};
 use crate::model_store::FileId;
-use crate::model_store::editor::{exchange, off_runtime};
+use crate::model_store::disk::{exchange, off_runtime};
 use crate::model_store::slot::Slot;
 
 /// Bytes of a model's own files: pictures, labels, a manifest.
@@ -43,6 +44,18 @@ impl Drop for Coming<'_> {
     }
 }
 
+/// Says of a span that it came to nothing, also where nobody waits for its end any more.
+struct Told<'a>(&'a Span, Option<&'static str>);
+
+impl Drop for Told<'_> {
+    fn drop(&mut self) {
+        if let Some(why) = self.1 {
+            self.0.record("otel.status_code", "ERROR");
+            self.0.record("error.type", why);
+        }
+    }
+}
+
 impl Inner {
     /// Brings a version beside what serves, and puts it in its place when all of it is there and is what it should be.
     pub(super) async fn bring(
@@ -60,11 +73,11 @@ impl Inner {
             lensgate.model = id.as_str(),
             lensgate.version = number.get(),
         );
+        let mut told = Told(&span, Some("not_brought"));
         let bringing = self.bring_files((id, number), wanted, as_of);
         let brought = bringing.instrument(span.clone()).await;
-        if brought.is_err() {
-            span.record("otel.status_code", "ERROR");
-            span.record("error.type", "not_brought");
+        if matches!(brought, Ok(()) | Err(RemoteError::Changed)) {
+            told.1 = None;
         }
         brought
     }
@@ -166,7 +179,15 @@ impl Inner {
             return Ok(coming);
         }
         for (id, number) in self.spares() {
-            self.take_out(&id, Some(number), self.changes(&id)).await?;
+            let as_of = self.changes(&id);
+            if is_under_way(as_of) {
+                continue;
+            }
+            match self.take_out(&id, Some(number), as_of).await {
+                // Somebody changes it at this moment.
+                Err(RemoteError::Changed) => continue,
+                taken => taken?,
+            }
             tracing::info!(
                 model = id.as_str(),
                 version = number.get(),
@@ -291,12 +312,16 @@ impl Inner {
         id: &ModelId,
         as_of: u64,
     ) -> Result<OwnedMutexGuard<()>, RemoteError> {
-        let turn = self.turn_of(id).lock_owned().await;
-        if self.changes(id) == as_of {
-            Ok(turn)
-        } else {
-            Err(RemoteError::Changed)
+        let is_stale = || self.changes(id) != as_of;
+        // A change from inside may hold the turn for as long as an upload takes.
+        if is_stale() {
+            return Err(RemoteError::Changed);
         }
+        let turn = self.turn_of(id).lock_owned().await;
+        if is_stale() {
+            return Err(RemoteError::Changed);
+        }
+        Ok(turn)
     }
 
     /// Takes a model or a version out of the folder.

@@ -6,6 +6,8 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use tokio::sync::{Semaphore, SemaphorePermit};
+
 use super::bring::blocking;
 use super::bucket::Stamp;
 use super::listing::{
@@ -23,6 +25,9 @@ const TRY_AGAIN: Duration = Duration::from_mins(5);
 
 /// A deletion that stays undone for this long is finished by whoever sees it.
 const LEFT_UNDONE: Duration = Duration::from_mins(1);
+
+/// Bytes from which on a version is a large one.
+const LARGE: u64 = 64 << 20;
 
 pub(super) type Wants = BTreeMap<String, Wanted>;
 
@@ -42,6 +47,42 @@ pub(super) struct Memory {
     marks: BTreeMap<Option<VersionNumber>, (Stamp, Instant)>,
 }
 
+/// A place among the models that are looked at at the same time. Whoever brings something leaves it to others meanwhile.
+pub(super) struct AtWork<'a> {
+    places: Option<&'a Semaphore>,
+    place: Option<SemaphorePermit<'a>>,
+}
+
+impl<'a> AtWork<'a> {
+    /// Waits for a place.
+    pub(super) async fn among(places: &'a Semaphore) -> Self {
+        let mut at_work = Self {
+            places: Some(places),
+            place: None,
+        };
+        at_work.come_back().await;
+        at_work
+    }
+
+    /// For somebody who waits for this one: it takes no place.
+    pub(super) fn beside_others() -> Self {
+        Self {
+            places: None,
+            place: None,
+        }
+    }
+
+    fn leave(&mut self) {
+        self.place = None;
+    }
+
+    async fn come_back(&mut self) {
+        if let Some(places) = self.places {
+            self.place = places.acquire().await.ok();
+        }
+    }
+}
+
 impl Inner {
     /// Takes in one model, `None` where the bucket has none.
     pub(super) async fn model(
@@ -49,6 +90,7 @@ impl Inner {
         id: &ModelId,
         listing: Option<&ModelListing>,
         memory: &mut Memory,
+        at_work: &mut AtWork<'_>,
     ) -> Result<(), RemoteError> {
         let there = listing.filter(|listing| listing.deleted.is_none());
         let Some(there) = there else {
@@ -68,8 +110,8 @@ impl Inner {
         // The newest first: it is what most ask for.
         for (&number, version) in there.versions.iter().rev() {
             let selected = choice.selects(number, highest);
-            let missing = self.version((id, number), version, selected, memory).await;
-            let missing = missing.unwrap_or_else(|error| {
+            let taken = self.version((id, number), version, selected, memory, at_work);
+            let missing = taken.await.unwrap_or_else(|error| {
                 let why = Missing::Waiting(error.to_string());
                 outcome = Err(error);
                 Some(why)
@@ -143,6 +185,7 @@ impl Inner {
         listing: &VersionListing,
         selected: bool,
         memory: &mut Memory,
+        at_work: &mut AtWork<'_>,
     ) -> Result<Option<Missing>, RemoteError> {
         if listing.deleted.is_none() {
             memory.marks.remove(&Some(number));
@@ -182,12 +225,10 @@ impl Inner {
         {
             return unless_here(Missing::Broken(reason.clone()));
         }
-        // Closed it never is.
-        let _one_of_few = self.bringing.acquire().await.ok();
-        let brought = match self.make_room((id, number), &wanted).await {
-            Ok(_coming) => self.bring((id, number), &wanted, memory.as_of).await,
-            Err(error) => Err(error),
-        };
+        at_work.leave();
+        let brought = self.bring_in_turn((id, number), &wanted, memory.as_of);
+        let brought = brought.await;
+        at_work.come_back().await;
         match brought {
             Ok(()) => Ok(None),
             Err(RemoteError::Content(reason) | RemoteError::Disk(reason)) => {
@@ -200,6 +241,22 @@ impl Inner {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Brings a version when few others are brought; large ones do not stand before small ones.
+    async fn bring_in_turn(
+        &self,
+        at: (&ModelId, VersionNumber),
+        wanted: &Wants,
+        as_of: u64,
+    ) -> Result<(), RemoteError> {
+        let bytes: u64 = wanted.values().map(|file| file.stamp.bytes).sum();
+        let [small, large] = &self.bringing;
+        let few = if bytes < LARGE { small } else { large };
+        // Closed they never are.
+        let _one_of_few = few.acquire().await.ok();
+        let _coming = self.make_room(at, wanted).await?;
+        self.bring(at, wanted, as_of).await
     }
 
     /// The versions that lie in the folder.

@@ -33,7 +33,7 @@ mod record;
 mod sync;
 
 use publish::Unsaid;
-pub(super) use publish::{InTurn, Marked};
+pub(super) use publish::{InTurn, Marked, Published};
 
 /// Why a bucket did not do what it was asked for.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -67,15 +67,15 @@ pub enum RemoteError {
 /// How the bucket is, as this replica sees it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RemoteStatus {
-    /// When all of it was seen and taken in last.
+    /// When all of it was seen last and nothing had to be taken in any more.
     pub synced_at: Option<DateTime<Utc>>,
-    /// Since when it could not be; `None` where it could at the last look.
+    /// Since when something of it cannot be had; `None` where all can.
     pub away_since: Option<DateTime<Utc>>,
     /// Why not, for people.
     pub trouble: Option<String>,
     /// Bytes of its models on this machine.
     pub cached_bytes: u64,
-    /// Looks since the start that took all in, and that did not.
+    /// Looks since the start that saw all, and what failed of looks and models.
     pub looks: [u64; 2],
 }
 
@@ -90,7 +90,10 @@ enum Missing {
 /// How soon it is worth another look at a version that is on its way.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
-/// Versions that are brought at the same time.
+/// Models that are looked at at the same time.
+const AT_WORK: usize = 16;
+
+/// Versions that are brought at the same time: small ones, and as many large ones.
 const BROUGHT_AT_ONCE: usize = 4;
 
 /// What the looks have found.
@@ -106,6 +109,12 @@ struct State {
     is_known: bool,
     /// The last look found nothing.
     was_empty: bool,
+    /// What is wrong with the bucket, `None`, or with models of it.
+    troubles: BTreeMap<Option<ModelId>, String>,
+    /// Models that looks are taking in.
+    in_hand: BTreeSet<ModelId>,
+    /// Models that a look has passed over, as somebody had them in hand.
+    passed_over: BTreeSet<ModelId>,
 }
 
 struct Inner {
@@ -122,8 +131,10 @@ struct Inner {
     memories: Mutex<HashMap<ModelId, Arc<Turn<Memory>>>>,
     /// Looks since the start.
     looks: AtomicU64,
-    /// For versions that are brought at the same time.
-    bringing: Semaphore,
+    /// For models that are looked at at the same time.
+    at_work: Semaphore,
+    /// For versions that are brought at the same time: small ones, and large ones.
+    bringing: [Semaphore; 2],
     /// Of each model: held while its folder is changed, by a look or from inside.
     turns: Mutex<HashMap<ModelId, Arc<Turn<()>>>>,
     /// Bytes of versions that are being brought.
@@ -180,7 +191,8 @@ impl RemoteStore {
             told: Mutex::default(),
             memories: Mutex::default(),
             looks: AtomicU64::new(0),
-            bringing: Semaphore::new(BROUGHT_AT_ONCE),
+            at_work: Semaphore::new(AT_WORK),
+            bringing: [const { Semaphore::const_new(BROUGHT_AT_ONCE) }; 2],
             turns: Mutex::default(),
             coming: AtomicU64::new(0),
             nudge: Notify::new(),

@@ -9,10 +9,10 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::bucket::Stamp;
-use super::listing::{self, DELETED, SHEET, Sheet, SheetFile, UPLOAD};
+use super::listing::{self, DELETED, MAX_SHEET, SHEET, Sheet, SheetFile, UPLOAD, VersionListing};
 use super::record::{Brought, Files};
 use super::{Inner, RemoteError, RemoteStore};
-use crate::domain::ids::{ModelId, VersionNumber};
+use crate::domain::ids::{Digest, ModelId, VersionNumber};
 use crate::model_store::upload::Staged;
 use crate::model_store::{ChangeError, name};
 
@@ -29,6 +29,15 @@ pub(in crate::model_store) struct Marked {
     number: Option<VersionNumber>,
     /// The mark, where the bucket has said that it has it.
     mark: Option<Stamp>,
+}
+
+/// What came of putting a version into the bucket.
+#[derive(Debug)]
+pub(in crate::model_store) enum Published {
+    /// It is there now.
+    New(Files),
+    /// The very same was there.
+    Same(Files),
 }
 
 /// What could not be said to the bucket.
@@ -50,6 +59,7 @@ pub(in crate::model_store) struct InTurn {
 impl Drop for InTurn {
     fn drop(&mut self) {
         self.store.0.changed(&self.id);
+        self.store.0.let_go(&self.id);
     }
 }
 
@@ -90,11 +100,11 @@ impl RemoteStore {
     /// Puts a version into the bucket: other replicas have it from here on.
     ///
     /// # Errors
-    /// When there is one already, or the bucket does not take it; nothing is there then.
+    /// When there is another one already, or the bucket does not take it; nothing is there then.
     pub(in crate::model_store) async fn publish(
         &self,
         staged: &Staged,
-    ) -> Result<Files, ChangeError> {
+    ) -> Result<Published, ChangeError> {
         let (id, number) = (&staged.model, staged.number);
         let below = below(id, Some(number));
         let exists = |how: &str| ChangeError::VersionExists {
@@ -112,6 +122,8 @@ impl RemoteStore {
             self.0.delete_below(&below, mark).await?;
             // With all else that lay there.
             found.upload = None;
+        } else if let Some(files) = self.same(&below, &found, staged).await? {
+            return Ok(Published::Same(files));
         } else if found.sheet.is_some() || (found.upload.is_none() && !found.files.is_empty()) {
             return Err(exists("lies in the bucket"));
         }
@@ -126,7 +138,7 @@ impl RemoteStore {
                 if let Err(error) = bucket.delete(vec![upload]).await {
                     tracing::debug!(%error, "the mark of an upload stays in the bucket");
                 }
-                Ok(files)
+                Ok(Published::New(files))
             }
             // It took so long that somebody else has the place by now.
             Err(RemoteError::Exists) => Err(exists("is being uploaded through another replica")),
@@ -135,6 +147,41 @@ impl RemoteStore {
                 Err(error.into())
             }
         }
+    }
+
+    /// The version as it lies in the bucket, where it is whole and has the same files.
+    async fn same(
+        &self,
+        below: &str,
+        found: &VersionListing,
+        staged: &Staged,
+    ) -> Result<Option<Files>, RemoteError> {
+        if found.sheet.is_none() {
+            return Ok(None);
+        }
+        let name = format!("{below}/{SHEET}");
+        let sheet = self.0.bucket.read(&name, MAX_SHEET).await?;
+        let Some(sheet) = sheet.and_then(|(bytes, _)| Sheet::read(&bytes).ok()) else {
+            return Ok(None);
+        };
+        let mut files = Files::new();
+        for (name, _, digest) in staged.parts() {
+            let named = sheet.files.get(name);
+            let Some(stamp) = found.files.get(name).filter(|stamp| {
+                let is_same = |named: Digest| named == digest;
+                named.is_some_and(|file| {
+                    file.bytes == stamp.bytes && file.sha256.parse().is_ok_and(is_same)
+                })
+            }) else {
+                return Ok(None);
+            };
+            let brought = Brought {
+                stamp: stamp.clone(),
+                sha256: digest.to_string(),
+            };
+            files.insert(name.to_owned(), brought);
+        }
+        Ok((files.len() == sheet.files.len()).then_some(files))
     }
 
     /// Makes the place of a version ours, where it is nobody's; gives our mark.
