@@ -88,6 +88,14 @@ impl Visit for Said<'_> {
         self.put(field, value);
     }
 
+    // Durations' milliseconds are so wide.
+    fn record_u128(&mut self, field: &Field, value: u128) {
+        match u64::try_from(value) {
+            Ok(value) => self.put(field, value),
+            Err(_) => self.put(field, value.to_string()),
+        }
+    }
+
     fn record_bool(&mut self, field: &Field, value: bool) {
         self.put(field, value);
     }
@@ -202,7 +210,7 @@ mod tests {
             trace::tenant(&Arc::from("t\"1"));
             trace::model(&"digits".parse().expect("an id"));
             trace::version("2".parse().expect("a number"));
-            tracing::info!(answer = 42, ok = true, "it \"happens\"");
+            tracing::info!(answer = 42, took_ms = 7_u128, ok = true, "it \"happens\"");
             tracing::info!(model = "other", "again");
         });
         futures_util::FutureExt::now_or_never(work).expect("it waits for nothing");
@@ -224,6 +232,7 @@ mod tests {
         let first = &lines[0];
         assert_eq!(first["message"], "it \"happens\"");
         assert_eq!((&first["answer"], &first["ok"]), (&42.into(), &true.into()));
+        assert_eq!(first["took_ms"], 7);
         assert_eq!(first["request_id"], id.to_string());
         assert_eq!(first["trace_id"], TRACE);
         assert_eq!(first["tenant"], "t\"1");
