@@ -115,6 +115,7 @@ impl RemoteStore {
         let found = seen.found.keys().cloned();
         let known = inner.records.ids().into_iter().chain(seen.here);
         let ids: BTreeSet<ModelId> = found.chain(known).collect();
+        let mut free = Vec::new();
         for id in ids {
             let as_of = seen.changes.get(&id).copied().unwrap_or_default();
             let Ok(mut memory) = inner.memory(&id).try_lock_owned() else {
@@ -136,9 +137,13 @@ impl RemoteStore {
                 id,
                 outcome: None,
             };
-            tasks.spawn(take_in_model(in_hand, listing, memory));
+            free.push(take_in_model(in_hand, listing, memory));
         }
         inner.note(None, Ok(()));
+        // When all are in hand: the first may be done at once, and is not all there is to do.
+        for model in free {
+            tasks.spawn(model);
+        }
     }
 
     /// Takes in what others did to a model, as far as that is soon done.
