@@ -18,6 +18,7 @@ use uuid::Uuid;
 
 use crate::fixture::database::TestDatabase;
 use crate::fixture::gateway::{Answer, TestGateway};
+use crate::fixture::store::shipped;
 use crate::fixture::{read, root};
 
 contract![
@@ -34,7 +35,7 @@ contract![
 
 async fn gateway(database: &TestDatabase) -> TestGateway {
     let url = format!("store.url={}", database.url);
-    TestGateway::start(&root().join("model-store"), &[&url]).await
+    TestGateway::start(shipped(), &[&url]).await
 }
 
 async fn classify(gateway: &TestGateway, key: &str) -> String {

@@ -18,7 +18,7 @@ use crate::fixture::postgres::{self};
 use crate::fixture::proxy::{Proxy, Way};
 use crate::fixture::receiver::Receiver;
 use crate::fixture::served::Served;
-use crate::fixture::store::TestStore;
+use crate::fixture::store::{TestStore, shipped};
 use crate::fixture::{read, root};
 
 contract![
@@ -40,7 +40,7 @@ async fn gateway(database: &TestDatabase, settings: &[&str]) -> TestGateway {
     let url = format!("store.url={}", database.url);
     let usual = [url.as_str(), "callbacks.allow_private=true"];
     let settings = [&usual[..], settings].concat();
-    TestGateway::start(&root().join("model-store"), &settings).await
+    TestGateway::start(shipped(), &settings).await
 }
 
 fn submit(gateway: &TestGateway, query: &str) -> RequestBuilder {
@@ -260,7 +260,7 @@ async fn replicas_do_each_job_once(database: &TestDatabase) {
 
 async fn what_is_refused_at_once_is_not_kept(database: &TestDatabase) {
     let url = format!("store.url={}", database.url);
-    let gateway = TestGateway::start(&root().join("model-store"), &[&url]).await;
+    let gateway = TestGateway::start(shipped(), &[&url]).await;
     let send = async |query: &str, body: &[u8]| {
         let request = gateway.post(&format!("/v1/models/digits/classify{query}"));
         gateway
@@ -429,7 +429,7 @@ async fn a_killed_gateway_loses_no_job() {
     let receiver = Receiver::start().await;
     let folder = tempfile::tempdir().expect("a folder");
     let database = format!("sqlite://{}/lensgate.db", folder.path().display());
-    let store = root().join("model-store");
+    let store = shipped();
     let serve = || {
         Served::start(&[
             (

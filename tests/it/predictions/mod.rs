@@ -7,14 +7,14 @@ mod restarts;
 
 use std::path::Path;
 
-use crate::fixture::root;
 use crate::fixture::served::Served;
+use crate::fixture::store::shipped;
 
 pub(crate) use recorded::rows;
 
 /// The real binary over a database and a spool, with the shipped model and these settings.
 fn serve(url: &str, spool: &Path, settings: &[(&str, &str)]) -> Served {
-    let store = root().join("model-store");
+    let store = shipped();
     let usual = [
         (
             "LENSGATE__MODEL_STORE__URL",

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::fixture::database::TestDatabase;
 use crate::fixture::gateway::TestGateway;
-use crate::fixture::store::TestStore;
+use crate::fixture::store::{TestStore, shipped};
 use crate::fixture::{data, read, root};
 
 pub(super) fn seven() -> Vec<u8> {
@@ -32,7 +32,7 @@ pub(super) async fn gateway(database: &TestDatabase, settings: &[&str]) -> TestG
         .into_iter()
         .chain(settings.iter().copied())
         .collect();
-    TestGateway::start(&root().join("model-store"), &settings).await
+    TestGateway::start(shipped(), &settings).await
 }
 
 /// The log as operators see it, newest first, once it holds `count` rows.
