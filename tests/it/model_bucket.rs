@@ -29,18 +29,6 @@ fn folder() -> tempfile::TempDir {
     tempfile::tempdir().expect("a folder")
 }
 
-/// Puts the shipped model there as a person does: without a list of its files.
-async fn copy_digits(models: &ModelBucket, number: u32) {
-    models.copy(digits("model.toml"), "digits/model.toml").await;
-    models.copy(digits("labels.txt"), "digits/labels.txt").await;
-    for golden in ["0_a", "4_a", "7_a"] {
-        let name = format!("samples/{golden}.png");
-        models.copy(digits(&name), &format!("digits/{name}")).await;
-    }
-    let name = format!("digits/{number}/model.onnx");
-    models.copy(digits("1/model.onnx"), &name).await;
-}
-
 fn sheet(files: &[(&str, &[u8])]) -> Vec<u8> {
     let files: serde_json::Map<String, Value> = files
         .iter()
@@ -112,7 +100,7 @@ async fn reasons(gateway: &TestGateway) -> Vec<String> {
 #[tokio::test]
 async fn what_somebody_copies_there_serves_when_it_is_whole_and_goes_when_it_is_gone() {
     let (models, cache) = (bucket().await.models(), folder());
-    copy_digits(&models, 1).await;
+    models.copy_digits(1).await;
     let gateway = TestGateway::start_of_bucket(&models, cache.path(), &[]).await;
     answers(&gateway, 1).await;
     // By its list of files a version waits for what is not there.
@@ -165,7 +153,7 @@ async fn what_somebody_copies_there_serves_when_it_is_whole_and_goes_when_it_is_
 async fn a_model_that_takes_long_to_bring_holds_up_no_other() {
     let (mut models, cache) = (bucket().await.models(), folder());
     let proxy = through_a_proxy(&mut models).await;
-    copy_digits(&models, 1).await;
+    models.copy_digits(1).await;
     let gateway = TestGateway::start_of_bucket(&models, cache.path(), &[]).await;
     answers(&gateway, 1).await;
     proxy.keep("slow/1/model.onnx HTTP/1.1");
@@ -200,7 +188,7 @@ async fn a_model_that_takes_long_to_bring_holds_up_no_other() {
 #[tokio::test]
 async fn what_lies_there_is_the_same_also_where_it_was_not_brought_yet() {
     let (mut models, caches) = (bucket().await.models(), [folder(), folder()]);
-    copy_digits(&models, 1).await;
+    models.copy_digits(1).await;
     let first = TestGateway::start_of_bucket(&models, caches[0].path(), &[]).await;
     let proxy = through_a_proxy(&mut models).await;
     let second = TestGateway::start_of_bucket(&models, caches[1].path(), &[]).await;
@@ -300,7 +288,7 @@ async fn a_bucket_that_is_away_changes_nothing_that_serves() {
         .await
         .expect("a server");
     let (models, cache) = (server.models(), folder());
-    copy_digits(&models, 1).await;
+    models.copy_digits(1).await;
     let gateway = TestGateway::start_of_bucket(&models, cache.path(), &[]).await;
     answers(&gateway, 1).await;
     server.stop();
@@ -345,7 +333,7 @@ async fn a_bucket_that_is_away_changes_nothing_that_serves() {
 #[tokio::test]
 async fn a_half_upload_and_a_half_deletion_are_taken_for_what_they_are() {
     let (models, cache) = (bucket().await.models(), folder());
-    copy_digits(&models, 1).await;
+    models.copy_digits(1).await;
     // As gateways leave them that were killed in the middle of it.
     models.put("digits/2/.upload", "another gateway").await;
     models
@@ -375,7 +363,7 @@ async fn a_half_upload_and_a_half_deletion_are_taken_for_what_they_are() {
 #[tokio::test]
 async fn a_cache_without_room_says_so_and_what_serves_goes_on() {
     let (models, cache) = (bucket().await.models(), folder());
-    copy_digits(&models, 1).await;
+    models.copy_digits(1).await;
     let room = ["model_store.cache_max_bytes=100000"];
     let bytes = fs::metadata(digits("1/model.onnx")).expect("a file").len();
     let large = fs::metadata(digits("2/model.onnx")).expect("a file").len();
@@ -426,7 +414,7 @@ async fn a_wrong_bucket_and_wrong_credentials_stop_a_start_that_has_nothing_to_s
     let error = refusal(&models, folder().path(), &[], server.wrong_environment()).await;
     assert!(error.contains("refuses the gateway"), "{error}");
     let claimed = folder();
-    copy_digits(&models, 1).await;
+    models.copy_digits(1).await;
     let gateway = TestGateway::start_of_bucket(&models, claimed.path(), &[]).await;
     answers(&gateway, 1).await;
     let error = refusal(&models, claimed.path(), &[], server.environment()).await;

@@ -348,16 +348,7 @@ async fn a_version_that_comes_out_of_a_bucket_is_told_of() {
         .iter()
         .map(|(key, value)| (key.as_str(), value.as_str()))
         .collect();
-    for file in ["model.toml", "labels.txt", "1/model.onnx"] {
-        let file = format!("digits/{file}");
-        models.copy(store.path().join(&file), &file).await;
-    }
-    for golden in ["0_a", "4_a", "7_a"] {
-        let file = format!("digits/samples/{golden}.png");
-        models
-            .copy(root().join("model-store").join(&file), &file)
-            .await;
-    }
+    models.copy_digits(1).await;
     let _served = serve(&store, &collector, &variables).await;
     let brought = collector.until(|span| span.name == "bring version").await;
     let said = attributes(&brought.root().attributes);
